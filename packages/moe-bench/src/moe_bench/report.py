@@ -1,0 +1,108 @@
+"""Runs and comparisons for the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from moe_bench.compare import Comparison
+
+_COLOURS = {"better": "green", "worse": "red", "equivalent": "cyan", "not enough data": "yellow"}
+_BAR = 8
+
+
+def p_text(p: float) -> str:
+    """A p-value: three decimals, or a power of ten when it is small."""
+    return f"{p:.3f}" if p >= 0.001 else f"{p:.1e}"
+
+
+def bar(share: float, colour: str) -> Text:
+    """A share as a bar of eight cells with its percentage."""
+    filled = round(share * _BAR)
+    return Text.assemble(("█" * filled, colour), ("░" * (_BAR - filled), "dim"), f" {share:>4.0%}")
+
+
+def render_comparison(console: Console, comparison: Comparison) -> None:
+    """One card: the verdict, the numbers behind it, and every task."""
+    c = comparison
+    level = f"{1 - c.alpha:.0%}"
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in ("task", "before", "after", f"change [{level}]", "p, Holm", "verdict"):
+        table.add_column(heading, justify="right" if heading in {"before", "p, Holm"} else "left", no_wrap=True)
+    for t in c.tasks:
+        table.add_row(
+            t.task,
+            f"{t.accuracy_a:.0%}",
+            bar(t.accuracy_b, "blue"),
+            f"{100 * t.difference:+.0f} [{100 * t.ci_low:+.0f}, {100 * t.ci_high:+.0f}]",
+            p_text(t.p_adjusted),
+            Text(t.verdict, style=_COLOURS[t.verdict]),
+        )
+    console.print(table)
+    lines = Text.assemble(
+        (c.verdict, f"bold {_COLOURS[c.verdict]}"),
+        f": {100 * c.accuracy_a:.1f} % → {100 * c.accuracy_b:.1f} % right on {c.n} items, "
+        f"{100 * c.difference:+.1f} points ({level} interval {100 * c.ci_low:+.1f} to {100 * c.ci_high:+.1f}), "
+        f"exact McNemar p = {p_text(c.p_value)}\n",
+        (
+            f"{c.only_b} items became right, {c.only_a} became wrong; {_power(c)}; equivalent means within ±{100 * c.margin:.0f} points",
+            "dim",
+        ),
+    )
+    console.print(Panel(lines, title=f"{c.name_a} → {c.name_b}", title_align="left", border_style=_COLOURS[c.verdict]))
+
+
+def _power(c: Comparison) -> str:
+    if c.detectable is None:
+        return "the two disagree too rarely to show any difference at 80 % power"
+    return f"a true difference of {100 * c.detectable:.1f} points would have been found with 80 % power"
+
+
+def render_run(console: Console, header: dict[str, Any], samples: Sequence[dict[str, Any]]) -> None:
+    """A run's accuracy by task, with Wilson intervals."""
+    from moe_bench.stats import wilson_interval
+
+    table = Table(title=f"{header['model']} on {header['suite']}", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for heading in ("task", "items", "right", "95 % interval", "cut off", "tokens/item"):
+        table.add_column(heading, justify="left" if heading in {"task", "right"} else "right")
+    tasks = list(dict.fromkeys(sample["task"] for sample in samples))
+    for task in [*tasks, None] if len(tasks) > 1 else tasks:
+        rows = [s for s in samples if task in (None, s["task"])]
+        right = sum(s["correct"] for s in rows)
+        low, high = wilson_interval(right, len(rows))
+        table.add_row(
+            "all" if task is None else task,
+            str(len(rows)),
+            bar(right / len(rows), "blue"),
+            f"{low:.0%} to {high:.0%}",
+            str(sum(not s["ended"] for s in rows)),
+            f"{sum(s['tokens'] for s in rows) / len(rows):.0f}",
+            style="bold" if task is None else "",
+        )
+    console.print(table)
+
+
+def render_sample(console: Console, sample: dict[str, Any]) -> None:
+    """One item from prompt to verdict."""
+    right = sample["correct"]
+    body = Text.assemble(
+        ("prompt\n", "dim"),
+        sample["prompt"],
+        ("\n\noutput\n", "dim"),
+        sample["output"] or "(nothing)",
+        ("\n\nanswer  ", "dim"),
+        f"{sample['answer']}",
+        (f"   found as {sample['strategy']}", "dim"),
+        ("\ntarget  ", "dim"),
+        sample["target"],
+        "" if sample["ended"] else ("\ncut off at the token limit", "yellow"),
+    )
+    title = f"{sample['task']} {sample['id']} · " + ("right" if right else "wrong")
+    console.print(Panel(body, title=title, title_align="left", border_style="green" if right else "red"))

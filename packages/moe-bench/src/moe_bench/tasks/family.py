@@ -1,0 +1,33 @@
+"""What a task family is: a generator of problems whose worked solution and answer are right by construction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One generated problem."""
+
+    prompt: str
+    solution: str
+    """The worked steps, one to a line; the last line does not repeat the answer."""
+    answer: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A kind of problem."""
+
+    name: str
+    operation: str
+    """The reasoning operation it exercises most: calculate, transform, deduce, compare or cases."""
+    description: str
+    generate: Callable[[Random], Problem]
+    """Draws one problem; every random choice comes from the generator it is given."""
+
+
+NAMES = ("Ana", "Ben", "Cara", "Dan", "Eva", "Finn", "Gia", "Hugo", "Ida", "Jon", "Kim", "Leo", "Mia", "Ned", "Ola", "Pia")
+THINGS = ("pens", "cups", "books", "apples", "stamps", "shells", "cards", "eggs", "rings", "beads", "keys", "nuts")

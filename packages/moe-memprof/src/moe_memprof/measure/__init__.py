@@ -1,0 +1,6 @@
+"""Measuring what a program really takes; `measure_step` needs torch."""
+
+from moe_memprof.measure.step import StepMemory, measure_step
+from moe_memprof.measure.tracker import MemoryTracker
+
+__all__ = ["MemoryTracker", "StepMemory", "measure_step"]

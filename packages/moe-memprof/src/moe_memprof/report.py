@@ -1,0 +1,96 @@
+"""Estimates and receipts for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from moe_memprof.plan import Estimate, Phase
+from moe_memprof.receipts import Receipt, summarise
+
+MIB, GIB = 2**20, 2**30
+_BAR = 24
+
+
+def size(count: float) -> str:
+    """Bytes as MiB, or as GiB from one on."""
+    return f"{count / GIB:.2f} GiB" if abs(count) >= GIB else f"{count / MIB:.1f} MiB"
+
+
+def _count(n: int) -> str:
+    for unit, name in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if n >= unit:
+            return f"{n / unit:.2f}{name}"
+    return str(n)
+
+
+def render_estimate(console: Console, estimate: Estimate, *, budget: int | None = None) -> None:
+    """The phases, and the binding one part by part.
+
+    Args:
+        console: where to print.
+        estimate: what to show.
+        budget: bytes there are, to say whether it fits.
+    """
+    console.print(
+        f"[bold]Memory plan[/]  {_count(estimate.parameters)} parameters, {_count(estimate.active_parameters)} active per token, "
+        f"{_count(estimate.trainable_parameters)} trainable"
+    )
+    binding = estimate.binding
+    console.print(_phases(estimate, binding))
+    console.print(_parts(binding, reasons=console.width >= 120))
+    if budget is not None:
+        fits = estimate.peak <= budget
+        verdict = Text("fits" if fits else "does not fit", style="bold green" if fits else "bold red")
+        console.print(Text.assemble(verdict, f": {size(estimate.peak)} of {size(budget)}"))
+    console.print(Text("not modelled: " + "; ".join(estimate.not_modelled), style="dim"))
+
+
+def _phases(estimate: Estimate, binding: Phase) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("phase")
+    table.add_column("peak", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    table.add_column("at")
+    for phase in estimate.phases:
+        filled = round(_BAR * phase.peak / binding.peak)
+        style = "bold" if phase is binding else ""
+        table.add_row(phase.name, size(phase.peak), Text("█" * filled, style="blue"), phase.moment, style=style)
+    return table
+
+
+def _parts(phase: Phase, *, reasons: bool) -> Table:
+    table = Table(title=f"the binding phase, {phase.name}: at {phase.moment}", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table.add_column("part", no_wrap=True)
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    table.add_column("how it is known", style="dim")
+    top = max(part.bytes for part in phase.parts)
+    for part in sorted(phase.parts, key=lambda p: -p.bytes):
+        if part.bytes:
+            filled = max(1, round(_BAR * part.bytes / top))
+            known = f"{part.kind}: {part.formula}" if reasons else part.kind
+            table.add_row(part.name, size(part.bytes), Text("█" * filled, style="cyan"), known)
+    table.add_section()
+    table.add_row("sum", size(phase.peak), "", "", style="bold")
+    return table
+
+
+def render_receipts(console: Console, receipts: Sequence[Receipt]) -> None:
+    """Estimated beside measured, and the error over all."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in ("run", "phase", "estimated", "measured", "error"):
+        table.add_column(heading, justify="left" if heading in {"run", "phase"} else "right")
+    for receipt in receipts:
+        for reading in receipt.readings:
+            table.add_row(
+                receipt.label, reading.phase, size(reading.estimated), size(reading.measured), f"{100 * reading.error:+.1f} %"
+            )
+    console.print(table)
+    summary = summarise(receipts)
+    console.print(
+        f"{summary.readings} readings: median error {100 * summary.median_absolute_error:.1f} %, worst {100 * summary.worst_error:+.1f} %"
+    )

@@ -1,0 +1,103 @@
+"""What is to be estimated: a model's config and how it is to be trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from moe_memprof.errors import MemprofError
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+"""Bytes per element of the dtypes of base weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """A fine-tune, as far as its memory depends on it."""
+
+    config: Mapping[str, Any]
+    """The model's config.json."""
+    method: Literal["full", "lora"] = "lora"
+    dtype: str = "float32"
+    """Of the base weights and activations; adapters, gradients of adapters and optimizer states are float32."""
+    lora_rank: int = 8
+    lora_attention: bool = True
+    lora_experts: bool = True
+    """Adapt the fused expert weights through PEFT's target_parameters, which builds W + ΔW for every layer."""
+    sequences: int = 1
+    """Sequences in one forward pass (the micro-batch, not the batch)."""
+    length: int = 2048
+    """Padded length of a sequence in tokens."""
+    loss_share: float = 1.0
+    """Share of the positions on which a loss is taken; only their logits are upcast."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    checkpointing: bool = False
+    eval_sequences: int = 1
+    """Sequences generated together in evaluation."""
+    eval_length: int = 512
+    """Longest prompt and answer together."""
+    baseline: int | None = None
+    """Bytes that the process takes before the model: Python, torch and libraries. None leaves it out of the sums."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            MemprofError: naming the field, the rule and the value.
+        """
+        for name in ("lora_rank", "sequences", "length", "eval_sequences", "eval_length"):
+            if getattr(self, name) < 1:
+                raise MemprofError(f"{name}: must be at least 1, got {getattr(self, name)}")
+        if self.dtype not in BYTES:
+            raise MemprofError(f"dtype: {self.dtype!r} is not one of {', '.join(BYTES)}")
+        if not 0 < self.loss_share <= 1:
+            raise MemprofError(f"loss_share: must be above 0 and at most 1, got {self.loss_share}")
+        if self.method == "lora" and not (self.lora_attention or self.lora_experts):
+            raise MemprofError("lora: attention and experts are both off, so nothing would train")
+
+    @property
+    def tokens(self) -> int:
+        """Padded tokens of one forward pass."""
+        return self.sequences * self.length
+
+    @property
+    def width(self) -> int:
+        """Bytes of an element of weights and activations."""
+        return BYTES[self.dtype]
+
+
+def read_config(model: str | Path) -> dict[str, Any]:
+    """The config.json of a model: a folder, the file itself, or a hub id that the local cache holds.
+
+    Raises:
+        MemprofError: when there is none, or it is not JSON.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        path = path / "config.json"
+    if not path.is_file():
+        path = _cached(str(model)) or path
+    if not path.is_file():
+        raise MemprofError(f"model {model}: no config.json there; give a folder, a config.json, or a hub id that is in the local cache")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise MemprofError(f"model {path}: not JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise MemprofError(f"model {path}: expected an object, found a {type(values).__name__}")
+    return values
+
+
+def _cached(hub_id: str) -> Path | None:
+    """The newest config.json of a hub id in huggingface_hub's cache, found by its folder layout."""
+    import os
+
+    if hub_id.count("/") != 1:
+        return None
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
+    found = list((cache / f"models--{hub_id.replace('/', '--')}" / "snapshots").glob("*/config.json"))
+    return max(found, key=lambda p: p.stat().st_mtime) if found else None

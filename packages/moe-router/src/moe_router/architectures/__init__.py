@@ -1,0 +1,1 @@
+"""Where the routers of a model are, and how to read what they decided."""

@@ -1,0 +1,1 @@
+"""Keeping the routing healthy while training."""

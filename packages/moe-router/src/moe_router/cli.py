@@ -1,0 +1,194 @@
+"""The `moe-router` command."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from moe_router import __version__
+from moe_router.errors import RouterError
+
+FILE = click.Path(path_type=Path)
+
+
+def _mendable(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Errors a user can mend become one line and exit code 2."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        try:
+            return command(*args, **kwargs)
+        except RouterError as error:
+            click.echo(f"error: {error}", err=True)
+            raise SystemExit(2) from None
+
+    return wrapped
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="moe-router")
+def main() -> None:
+    """Which experts do what, and is the routing healthy?"""
+
+
+@main.command()
+@click.argument("model")
+@click.option("--json", "as_json", is_flag=True, help="Print the layers as JSON.")
+@_mendable
+def inspect(model: str, as_json: bool) -> None:
+    """The MoE layers of MODEL, a folder, a config.json or a hub id. No weights are loaded.
+
+    The exit code is 1 when there are none.
+    """
+    import torch
+    from rich.console import Console
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from moe_router.architectures.registry import diagnose, find_moe_layers
+    from moe_router.report import render_layers
+
+    _check_model(model)
+    try:
+        config = AutoConfig.from_pretrained(model)
+        with torch.device("meta"):
+            built = AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError, KeyError) as error:
+        raise RouterError(f"model {model}: transformers cannot build it: {' '.join(str(error).split())[:300]}") from None
+    layers = find_moe_layers(built)
+    if as_json:
+        rows = [
+            {"name": x.name, "router": x.router_name, "experts": x.num_experts, "top_k": x.top_k, "adapter": x.adapter.name} for x in layers
+        ]
+        click.echo(json.dumps({"schema": "moe-router/layers@1", "layers": rows}, indent=1))
+    elif layers:
+        render_layers(Console(), layers, parameters=sum(p.numel() for p in built.parameters()))
+    else:
+        click.echo(f"no MoE layer: {diagnose(built)}")
+    raise SystemExit(0 if layers else 1)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the matrix as JSON.")
+def architectures(as_json: bool) -> None:
+    """The architectures whose routing is compared, token by token, with what their experts receive, in this package's tests."""
+    from moe_router.architectures.registry import ADAPTERS
+
+    if as_json:
+        click.echo(json.dumps({adapter.name: adapter.architectures for adapter in ADAPTERS}, indent=1))
+        return
+    for adapter in ADAPTERS:
+        click.echo(f"{adapter.name}: {', '.join(adapter.architectures)}")
+    click.echo("others of the same structure are read too, but no test of this package stands behind them")
+
+
+@main.command()
+@click.argument("model")
+@click.argument("data", type=FILE)
+@click.option("-o", "--output", required=True, type=FILE, help="The trace to write.")
+@click.option("--by", help="A field of the records to count by, such as task.")
+@click.option("--batch", default=8, show_default=True, type=click.IntRange(min=1), help="Records in one forward pass.")
+@click.option("--max-length", default=2048, show_default=True, type=click.IntRange(min=1), help="Tokens of a record that are read.")
+@_mendable
+def trace(model: str, data: Path, output: Path, by: str | None, batch: int, max_length: int) -> None:
+    """Record where MODEL routes the records of DATA, a JSONL file of text, prompt/completion or messages."""
+    import torch
+    from rich.console import Console
+    from rich.progress import Progress
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from moe_router.capture import RoutingRecorder
+    from moe_router.report import render_trace
+    from moe_router.text import read_texts
+
+    _check_model(model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = torch.bfloat16 if device == "cuda" else torch.float32
+        loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).to(device).eval()
+    except (OSError, ValueError, KeyError) as error:
+        raise RouterError(f"model {model}: transformers cannot load it: {' '.join(str(error).split())[:300]}") from None
+    records = sorted(read_texts(data, by=by, tokenizer=tokenizer), key=lambda r: (r[0], len(r[1])))
+    groups = [
+        (group, part)
+        for group in dict.fromkeys(g for g, _ in records)
+        for part in _chunks([ids[:max_length] for g, ids in records if g == group], batch)
+    ]
+    console = Console()
+    with RoutingRecorder(loaded) as recorder, torch.inference_mode(), Progress(console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("tracing", total=len(groups))
+        for group, part in groups:
+            width = max(map(len, part))
+            ids_BS = torch.tensor([ids + [0] * (width - len(ids)) for ids in part], device=device)
+            mask_BS = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids in part], device=device)
+            with recorder.group(group):
+                loaded(input_ids=ids_BS, attention_mask=mask_BS, use_cache=False)
+            bar.advance(task)
+    recorded = recorder.trace(model=model, metadata={"data": str(data)})
+    recorded.save(output)
+    render_trace(console, recorded)
+
+
+def _chunks(rows: list[list[int]], size: int) -> list[list[list[int]]]:
+    return [rows[i : i + size] for i in range(0, len(rows), size)]
+
+
+def _check_model(model: str) -> None:
+    """Refuse what can be neither a folder, a file nor a hub id before transformers goes looking for it on the network."""
+    if not Path(model).exists() and (model.startswith((".", "/", "~")) or model.count("/") != 1):
+        raise RouterError(f"model {model}: no such folder; give a folder with a config.json, or a hub id (owner/name)")
+
+
+@main.command()
+@click.argument("trace_file", metavar="TRACE", type=FILE)
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@_mendable
+def analyze(trace_file: Path, as_json: bool) -> None:
+    """How evenly the experts of every layer were used, and how far the groups lie apart."""
+    from moe_router.report import render_trace, summarise
+    from moe_router.trace import RoutingTrace
+
+    loaded = RoutingTrace.load(trace_file)
+    if as_json:
+        values = {"schema": "moe-router/summary@1", "model": loaded.model, "tokens": int(loaded.tokens_G.sum())}
+        click.echo(json.dumps({**values, "layers": summarise(loaded)}, indent=1))
+        return
+    from rich.console import Console
+
+    render_trace(Console(), loaded)
+
+
+@main.command()
+@click.argument("before", type=FILE)
+@click.argument("after", type=FILE)
+@click.option("--fail-above", type=click.FloatRange(0, 1), help="Exit 1 when a layer's divergence is above this many bits.")
+@click.option("--json", "as_json", is_flag=True, help="Print the divergences as JSON.")
+@_mendable
+def diff(before: Path, after: Path, fail_above: float | None, as_json: bool) -> None:
+    """How far the loads of two traces of the same text lie apart, layer by layer."""
+    from moe_router.report import compare, render_comparison
+    from moe_router.trace import RoutingTrace
+
+    first, second = RoutingTrace.load(before), RoutingTrace.load(after)
+    if (len(first.layers), first.num_experts) != (len(second.layers), second.num_experts):
+        raise RouterError(
+            f"traces of {len(first.layers)} layers of {first.num_experts} experts and {len(second.layers)} of {second.num_experts} "
+            "cannot be compared"
+        )
+    rows = compare(first, second)
+    worst = max(row["js_divergence"] for row in rows)
+    if as_json:
+        click.echo(json.dumps({"schema": "moe-router/diff@1", "worst": worst, "layers": rows}, indent=1))
+    else:
+        from rich.console import Console
+
+        render_comparison(Console(), rows)
+    raise SystemExit(1 if fail_above is not None and worst > fail_above else 0)

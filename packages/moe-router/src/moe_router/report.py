@@ -1,0 +1,102 @@
+"""Traces and models for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from moe_router.metrics.drift import js_divergence, total_variation
+from moe_router.metrics.load import dead_experts, gini, load_fractions, max_violation, normalised_entropy
+from moe_router.trace import RoutingTrace
+
+if TYPE_CHECKING:
+    from moe_router.architectures.base import MoELayer
+
+_CELLS = " ▁▂▃▄▅▆▇█"
+
+
+def load_strip(load_E: Any, *, width: int = 32) -> str:
+    """A load as one character per expert, or per group of neighbouring experts where there are more than `width`.
+
+    A half-high cell is an even share.
+    """
+    shares = load_fractions(load_E)
+    per_cell = -(-shares.size // width)
+    cells = [shares[i : i + per_cell].mean() * shares.size for i in range(0, shares.size, per_cell)]
+    return "".join(_CELLS[min(8, 0 if value == 0 else max(1, round(4 * value)))] for value in cells)
+
+
+def summarise(trace: RoutingTrace) -> list[dict[str, Any]]:
+    """One row for every layer: the load and how even it is, over all groups."""
+    counts_LE, mass_LE = trace.counts_GLE.sum(0), trace.mass_GLE.sum(0)
+    return [
+        {
+            "layer": name,
+            "load": [round(float(v), 6) for v in load_fractions(counts_E)],
+            "entropy": normalised_entropy(counts_E),
+            "gini": gini(counts_E),
+            "max_violation": max_violation(counts_E),
+            "dead": dead_experts(counts_E),
+            "weight_mass": [round(float(v), 6) for v in load_fractions(mass_E)],
+        }
+        for name, counts_E, mass_E in zip(trace.layers, counts_LE, mass_LE, strict=True)
+    ]
+
+
+def compare(before: RoutingTrace, after: RoutingTrace) -> list[dict[str, Any]]:
+    """One row for every layer: how far the loads of two traces lie apart."""
+    return [
+        {"layer": name, "js_divergence": js_divergence(p_E, q_E), "total_variation": total_variation(p_E, q_E)}
+        for name, p_E, q_E in zip(before.layers, before.counts_GLE.sum(0), after.counts_GLE.sum(0), strict=True)
+    ]
+
+
+def render_trace(console: Console, trace: RoutingTrace) -> None:
+    """Every layer's load and how even it is."""
+    console.print(
+        f"[bold]{trace.model or 'trace'}[/]  {int(trace.tokens_G.sum()):,} tokens, {len(trace.layers)} MoE layers, "
+        f"{trace.num_experts} experts, top-{trace.top_k}"
+    )
+    table = _table("layer", "load by expert", "entropy", "Gini", "MaxVio", "dead")
+    for row, counts_E in zip(summarise(trace), trace.counts_GLE.sum(0), strict=True):
+        dead = str(len(row["dead"])) if row["dead"] else "–"
+        values = (f"{row['entropy']:.3f}", f"{row['gini']:.3f}", f"{row['max_violation']:.2f}", dead)
+        table.add_row(row["layer"], Text(load_strip(counts_E), style="blue"), *values)
+    console.print(table)
+    if len(trace.groups) > 1:
+        groups = _table("group", "tokens", "divergence from the rest, mean over layers (bits)")
+        for g, name in enumerate(trace.groups):
+            rest_LE = np.delete(trace.counts_GLE, g, axis=0).sum(0)
+            apart = float(np.mean([js_divergence(p, q) for p, q in zip(trace.counts_GLE[g], rest_LE, strict=True)]))
+            groups.add_row(name, f"{int(trace.tokens_G[g]):,}", f"{apart:.4f}")
+        console.print(groups)
+
+
+def render_comparison(console: Console, rows: Sequence[dict[str, Any]]) -> None:
+    """How far two traces lie apart, layer by layer."""
+    table = _table("layer", "Jensen–Shannon (bits)", "total variation")
+    for row in rows:
+        table.add_row(row["layer"], f"{row['js_divergence']:.4f}", f"{row['total_variation']:.3f}")
+    console.print(table)
+
+
+def render_layers(console: Console, layers: Sequence[MoELayer], *, parameters: int) -> None:
+    """The MoE layers of a model."""
+    console.print(f"{len(layers)} MoE layers, {parameters:,} parameters in all")
+    table = _table("block", "router", "experts", "top-k", "scoring", "adapter")
+    for layer in layers:
+        router = type(layer.router).__name__
+        table.add_row(layer.name, router, str(layer.num_experts), str(layer.top_k), layer.scoring, layer.adapter.name)
+    console.print(table)
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for i, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if i < 2 else "right")
+    return table

@@ -1,0 +1,154 @@
+"""The command as a user runs it: on a model saved to a folder, from data to trace to comparison."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from moe_router import RouterError, RoutingTrace
+from moe_router.cli import main
+from tiny_models import build
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    build("mixtral").save_pretrained(folder)
+    words = {w: i for i, w in enumerate(["<pad>", "<s>", "</s>", "<unk>", *"abcdefghijklmnopqrstuvwxyz"])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data_file(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "data.jsonl"
+    records = [
+        {"text": "a b c d", "kind": "x"},
+        {"prompt": "e f", "completion": "g", "kind": "y"},
+        {"messages": [{"role": "user", "content": "h i"}, {"role": "assistant", "content": "j k l"}], "kind": "y"},
+    ]
+    path.write_text("\n".join(map(json.dumps, records)) + "\n")
+    return path
+
+
+def run(*arguments: object, code: int = 0) -> str:
+    result = CliRunner().invoke(main, [str(a) for a in arguments])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_inspect(model_folder) -> None:
+    assert "3 MoE layers" in run("inspect", model_folder)
+    layers = json.loads(run("inspect", model_folder, "--json"))["layers"]
+    assert [(x["name"], x["experts"], x["top_k"]) for x in layers] == [(f"model.layers.{i}.mlp", 8, 2) for i in range(3)]
+
+
+def test_inspect_of_a_dense_model(tmp_path) -> None:
+    from transformers import LlamaConfig
+
+    LlamaConfig(vocab_size=50, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2).save_pretrained(tmp_path)
+    assert "no MoE layer" in run("inspect", tmp_path, code=1)
+
+
+def test_trace_analyze_diff(model_folder, data_file, tmp_path) -> None:
+    one, other = tmp_path / "one.trace", tmp_path / "other.trace"
+    output = run("trace", model_folder, data_file, "-o", one, "--by", "kind", "--batch", 2)
+    assert "12 tokens" in output
+    trace = RoutingTrace.load(one)
+    assert (trace.groups, trace.tokens_G.tolist()) == (("x", "y"), [4, 8])
+    run("trace", model_folder, data_file, "-o", other, "--by", "kind", "--batch", 1)
+    assert (RoutingTrace.load(other).counts_GLE == trace.counts_GLE).all()
+    summary = json.loads(run("analyze", one, "--json"))
+    assert summary["tokens"] == 12
+    np.testing.assert_allclose([sum(x["load"]) for x in summary["layers"]], 1, atol=1e-5)
+    assert "group" in run("analyze", one)
+    assert json.loads(run("diff", one, other, "--json", "--fail-above", 0))["worst"] == 0
+    assert "Jensen" in run("diff", one, other)
+
+
+def test_diff_is_a_gate(model_folder, data_file, tmp_path) -> None:
+    a, b = tmp_path / "a.trace", tmp_path / "b.trace"
+    run("trace", model_folder, data_file, "-o", a, "--max-length", 1)
+    run("trace", model_folder, data_file, "-o", b)
+    run("diff", a, b, "--fail-above", 0.0001, code=1)
+    run("diff", a, b, "--fail-above", 1)
+
+
+def test_architectures() -> None:
+    assert "mixtral" in run("architectures")
+    assert "qwen3_moe" in json.loads(run("architectures", "--json"))["standard"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["inspect", "./nowhere"], "no such folder"),
+        (["analyze", "{tmp}/none.trace"], "no such file"),
+        (["analyze", "{tmp}/text.trace"], "not a safetensors file"),
+        (["trace", "{model}", "{tmp}/none.jsonl", "-o", "{tmp}/t"], "no such file"),
+        (["trace", "{model}", "{tmp}/empty.jsonl", "-o", "{tmp}/t"], "holds no record"),
+        (["trace", "{model}", "{tmp}/bad.jsonl", "-o", "{tmp}/t"], "bad.jsonl:2: not JSON"),
+        (["trace", "{model}", "{tmp}/odd.jsonl", "-o", "{tmp}/t"], "needs text"),
+        (["trace", "{model}", "{tmp}/odd.jsonl", "-o", "{tmp}/t", "--by", "kind"], "no field 'kind'"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(arguments, message: str, model_folder, tmp_path) -> None:
+    (tmp_path / "text.trace").write_text("hello")
+    (tmp_path / "empty.jsonl").write_text("\n")
+    (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"text": \n')
+    (tmp_path / "odd.jsonl").write_text('{"words": "a"}\n')
+    filled = [a.format(tmp=tmp_path, model=model_folder) for a in arguments]
+    result = CliRunner().invoke(main, filled)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert message in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "t").exists()
+
+
+GOLDEN = Path(__file__).parent / "golden" / "trace-1.safetensors"
+
+
+def example_trace() -> RoutingTrace:
+    counts = np.array([[[3, 1], [2, 2]], [[0, 2], [1, 1]]])
+    return RoutingTrace(
+        model="golden",
+        layers=("a", "b"),
+        num_experts=2,
+        top_k=1,
+        groups=("x", "y"),
+        counts_GLE=counts,
+        first_GLE=counts,
+        mass_GLE=counts / 2,
+        coactivation_LEE=np.zeros((2, 2, 2), int),
+        tokens_G=np.array([4, 2]),
+        metadata={"data": "by hand"},
+    )
+
+
+def test_the_stored_format_of_version_1_still_reads() -> None:
+    loaded, expected = RoutingTrace.load(GOLDEN), example_trace()
+    for name in ("model", "layers", "num_experts", "top_k", "groups", "metadata"):
+        assert getattr(loaded, name) == getattr(expected, name)
+    for name in ("counts_GLE", "first_GLE", "mass_GLE", "coactivation_LEE", "tokens_G"):
+        assert (getattr(loaded, name) == getattr(expected, name)).all()
+
+
+def test_newer_version_and_contradictions_are_refused(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("moe_router.trace.SCHEMA", "moe-router/trace@2")
+    example_trace().save(tmp_path / "new.trace")
+    monkeypatch.undo()
+    with pytest.raises(RouterError, match="trace@2"):
+        RoutingTrace.load(tmp_path / "new.trace")
+    values = vars(example_trace())
+    with pytest.raises(RouterError, match="part of the routing is missing"):
+        RoutingTrace(**{**values, "tokens_G": np.array([4, 3])})
+    with pytest.raises(RouterError, match="groups, layers, experts"):
+        RoutingTrace(**{**values, "groups": ("x",)})

@@ -1,0 +1,102 @@
+"""LoRA on attention and on the fused experts, through PEFT.
+
+PEFT finds what to adapt by name, and what matches nothing it leaves frozen without a word. So the targets are read off
+the model's structure here, and `verify` counts afterwards that each one was really adapted.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from moe_train.errors import TrainError
+
+if TYPE_CHECKING:
+    from moe_router import MoELayer
+    from peft import PeftModel
+    from torch import nn
+    from transformers import PreTrainedModel
+
+    from moe_train.config import LoraSection
+
+_ATTENTION = re.compile(r"(^|[._])(attn|attention)([._]|$)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets:
+    """What LoRA is to adapt, by full name in the base model."""
+
+    attention: tuple[str, ...]
+    """Linear modules of attention."""
+    experts: tuple[str, ...]
+    """Three-dimensional expert parameters, each [experts, ...]."""
+
+
+def find_targets(model: PreTrainedModel, layers: list[MoELayer], lora: LoraSection) -> Targets:
+    """The modules and parameters that `lora` asks to adapt.
+
+    Raises:
+        TrainError: when something asked for is not in the model, or is of a kind that cannot be adapted here.
+    """
+    from torch import nn
+
+    attention: tuple[str, ...] = ()
+    if lora.attention:
+        attention = tuple(n for n, m in model.named_modules() if isinstance(m, nn.Linear) and _ATTENTION.search(n))
+        if not attention:
+            raise TrainError("lora.attention: no linear layer of an attention block was found in this model; set lora.attention=false")
+    experts: list[str] = []
+    if lora.experts and layers:
+        for layer in layers:
+            experts += _fused_parameters(layer)
+    elif lora.experts and not lora.attention:
+        raise TrainError("lora.experts: this model has no experts; set lora.attention=true")
+    return Targets(attention=attention, experts=tuple(experts))
+
+
+def _fused_parameters(layer: MoELayer) -> list[str]:
+    if layer.experts is None or layer.experts_name is None:
+        raise TrainError(f"lora.experts: the experts of {layer.name} were not found; set lora.experts=false to train attention alone")
+    names = [
+        f"{layer.experts_name}.{name}"
+        for name, parameter in layer.experts.named_parameters(recurse=False)
+        if parameter.ndim == 3 and parameter.shape[0] == layer.num_experts
+    ]
+    if not names:
+        raise TrainError(
+            f"lora.experts: {layer.experts_name} ({type(layer.experts).__name__}) keeps no fused [experts, out, in] weights; "
+            "set lora.experts=false to train attention alone"
+        )
+    return names
+
+
+def _suffixes(names: tuple[str, ...]) -> list[str]:
+    """The names without their path down to the layer's number, each once: `self_attn.q_proj`, `mlp.experts.down_proj`."""
+    return sorted({re.sub(r"^.*\.\d+\.", "", name) for name in names})
+
+
+def add_lora(model: PreTrainedModel, targets: Targets, lora: LoraSection) -> PeftModel:
+    """Wrap the model with LoRA on the targets; everything else is frozen, the routers too.
+
+    The adapter is an ordinary PEFT adapter: `PeftModel.from_pretrained(base, RUN/adapter)` loads it.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        target_modules=_suffixes(targets.attention) or [],
+        target_parameters=_suffixes(targets.experts) or None,
+        task_type="CAUSAL_LM",
+    )
+    with warnings.catch_warnings():
+        # PEFT 0.21 calls a property that transformers 5.2x renamed.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        return get_peft_model(model, config)
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that train, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}

@@ -1,0 +1,170 @@
+"""What a run shows while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from moe_memprof.receipts import Receipt
+
+    from moe_train.memory import MemoryPlan
+    from moe_train.verify import Proof
+    from moe_train.workflow import Outcome
+
+MIB, GIB = 2**20, 2**30
+_COLOURS = {"better": "green", "equivalent": "cyan", "worse": "red", "not enough data": "yellow"}
+
+
+def size(count: float) -> str:
+    """Bytes as MiB, or as GiB from one on."""
+    return f"{count / GIB:.2f} GiB" if abs(count) >= GIB else f"{count / MIB:.1f} MiB"
+
+
+class Screen:
+    """The terminal side of a run."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def header(self, environment: dict[str, Any], data: dict[str, Any], run: Path) -> None:
+        """Where it runs and on what."""
+        e, packages = environment, environment["packages"]
+        where = e.get("gpu", f"{e['cpus']} CPU cores")
+        table = Table.grid(padding=(0, 2))
+        table.add_column(style="dim")
+        table.add_column()
+        table.add_row(
+            "environment",
+            f"{where}, {size(e['memory_available'])} of memory free, Python {e['python']}, "
+            f"torch {packages['torch']}, transformers {packages['transformers']}, peft {packages['peft']}",
+        )
+        train, items = data["train"], data["test_items"]
+        table.add_row("train", f"{train['count']:,} records{_by_task(train['by_task'])}, {train['completion_tokens']:,} completion tokens")
+        judged = f"{data['held_out']['count']:,} records held out for the loss"
+        if items["count"]:
+            judged += f"; {items['count']:,} test items to answer{_by_task(items['by_task'])}"
+        table.add_row("judge", judged)
+        table.add_row("", "no prompt is on both sides (content hashes compared)")
+        if data["duplicates_dropped"] or data["too_long_dropped"]:
+            table.add_row("dropped", f"{data['duplicates_dropped']} duplicates, {data['too_long_dropped']} too long")
+        table.add_row("run", str(run))
+        self.console.print(Panel(table, title="moe-train", title_align="left", border_style="dim"))
+
+    def plan(self, plan: MemoryPlan) -> None:
+        """The memory plan, part by part."""
+        from moe_memprof.report import render_estimate
+
+        if plan.estimate is None:
+            self.console.print(f"[yellow]memory plan: not made ({plan.reason})[/]")
+            return
+        render_estimate(self.console, plan.estimate)
+
+    def proof(self, proof: Proof) -> None:
+        """The trainability proof, component by component."""
+        table = Table(title="What trains, shown on one real batch", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+        table.add_column("component", no_wrap=True)
+        for column in ("weights", "tensors", "adapted / asked", "trainable", "gradient ≠ 0"):
+            table.add_column(column, justify="right")
+        table.add_column("")
+        for c in proof.components:
+            good = c.matched == c.adapted == c.gradient_nonzero
+            state = "[dim]frozen[/]" if c.frozen else ("[green]trains[/]" if good else "[red]does not agree[/]")
+            adapted = f"{c.adapted} / {c.matched}" if c.adapted or c.matched else "–"
+            gradient = f"{c.gradient_nonzero} / {c.adapted}" if c.adapted else "–"
+            table.add_row(c.component, f"{c.parameters:,}", str(c.tensors), adapted, f"{c.trainable_parameters or 0:,}", gradient, state)
+        self.console.print(table)
+        if proof.experts_reached is not None:
+            self.console.print(
+                f"experts: {proof.experts_with_gradient} of the {proof.experts_reached} that the batch was routed to received a gradient"
+            )
+
+    @contextmanager
+    def progress(self, title: str, *, total: int, unit: str) -> Iterator[Callable[[int, int], None]]:
+        """A bar; call the result with (done, total)."""
+        with self._bar(unit) as bar:
+            task = bar.add_task(title, total=total)
+            yield lambda done, _total: bar.update(task, completed=done)
+        if not self.console.is_terminal:
+            self.console.print(f"{title}: {total} {unit}")
+
+    @contextmanager
+    def training(self, *, steps: int, done: int) -> Iterator[Callable[[dict[str, Any]], None]]:
+        """A bar with the loss; without a terminal, a line now and then."""
+        title = "training" if done == 0 else f"training (from step {done})"
+        every = max(1, steps // 8)
+        with self._bar("steps", "{task.fields[state]}") as bar:
+            task = bar.add_task(title, total=steps, completed=done, state="")
+
+            def on_step(line: dict[str, Any]) -> None:
+                state = f"loss {line['loss']:.3f}  {line['tokens_per_s']:,.0f} tok/s"
+                if "max_vio" in line:
+                    entropy = sum(line["load_entropy"]) / len(line["load_entropy"])
+                    state += f"  load entropy {entropy:.2f}  MaxVio {max(line['max_vio']):.2f}"
+                bar.update(task, completed=line["step"], state=state)
+                if not self.console.is_terminal and (line["step"] % every == 0 or line["step"] == steps):
+                    self.console.print(
+                        f"step {line['step']}/{steps}  {state}  lr {line['learning_rate']:.1e}  memory {size(line['memory'])}",
+                        soft_wrap=True,
+                    )
+
+            yield on_step
+
+    def memory(self, receipt: Receipt | None, peaks: dict[str, int]) -> None:
+        """The plan beside the measurement."""
+        parts = [f"{phase} {size(peak)}" for phase, peak in peaks.items()]
+        self.console.print(f"memory, process peak by stage: {', '.join(parts)}")
+        if receipt is not None:
+            for line in receipt_lines(receipt):
+                self.console.print(line)
+
+    def verdict(self, outcome: Outcome) -> None:
+        """The end: the comparison, the verdict, the report."""
+        from moe_bench.report import render_comparison
+
+        if outcome.answers is not None:
+            self.console.print("[bold]What it was trained for[/]")
+            render_comparison(self.console, outcome.answers)
+        if outcome.retained is not None:
+            self.console.print("[bold]What the base could do already[/]")
+            render_comparison(self.console, outcome.retained)
+        losses = outcome.losses
+        text = (
+            f"[bold]{outcome.verdict}[/] by {outcome.judged_by}\n"
+            f"held-out loss {losses.before:.3f} → {losses.after:.3f} nats per token "
+            f"(95 % interval of the change {losses.low:+.3f} to {losses.high:+.3f}, p = {losses.p_value:.2g}, {losses.records} records)\n"
+            f"report: {outcome.report}"
+        )
+        colour = _COLOURS.get(outcome.verdict, "white")
+        self.console.print(Panel(text, title="verdict", title_align="left", border_style=colour))
+
+    def _bar(self, unit: str, extra: str = "") -> Progress:
+        columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit)]
+        if extra:
+            columns.append(TextColumn(extra))
+        # Without a terminal a bar cannot be redrawn: plain lines are printed instead.
+        live = self.console.is_terminal
+        return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.console, disable=not live)
+
+
+def receipt_lines(receipt: Receipt) -> list[str]:
+    """The receipt in words: one line for each phase that was measured."""
+    lines = []
+    for reading in receipt.readings:
+        lines.append(
+            f"memory of a {reading.phase}'s tensors: planned {size(reading.estimated)}, measured {size(reading.measured)} "
+            f"({reading.error:+.1%})"
+        )
+    return lines
+
+
+def _by_task(counts: dict[str, int]) -> str:
+    named = [f"{n} {task}" for task, n in counts.items() if task]
+    return f" ({', '.join(named)})" if named else ""

@@ -1,0 +1,143 @@
+"""Find, check and load the model to fine-tune."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moe_train.errors import TrainError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+EMBEDDED = "embedded"
+"""Name of the small model that ships inside moe-train."""
+
+
+def embedded_path() -> Path:
+    """Folder of the embedded model: config, weights, tokenizer and card."""
+    return Path(str(files("moe_train"))) / "assets" / "embedded"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A model ready to be adapted, with what it was loaded as."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    path: str
+    moe_layers: int
+    """0 for a dense model."""
+    pad_id: int
+
+
+def resolve_model(name: str) -> str:
+    """The folder or hub id behind a `model=` value.
+
+    Raises:
+        TrainError: for a folder that is not there or holds no model, or a name that can be neither a folder nor a hub id.
+    """
+    if name == EMBEDDED:
+        return str(embedded_path())
+    path = Path(name).expanduser()
+    if path.is_dir():
+        _check_folder(path)
+        return str(path)
+    if path.exists():
+        raise TrainError(f"model {name}: is a file; name the folder that holds it")
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1
+    if looks_local:
+        raise TrainError(f"model {name}: no such folder; give a folder with a config.json, a hub id (owner/name) or `embedded`")
+    return name
+
+
+def _check_folder(path: Path) -> None:
+    config = path / "config.json"
+    if not config.is_file():
+        raise TrainError(f"model {path}: no config.json in it, so it is not a model folder")
+    try:
+        values = json.loads(config.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise TrainError(f"model {path}: config.json is not JSON; download it again") from None
+    if not isinstance(values, dict) or "model_type" not in values:
+        raise TrainError(f"model {path}: config.json names no model_type, so its architecture is unknown")
+    if not any(path.glob("*.safetensors")) and not any(path.glob("pytorch_model*.bin")):
+        raise TrainError(f"model {path}: no weights (*.safetensors) in it; finish the download")
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device of `auto`, `cpu` or `cuda`."""
+    import torch
+
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise TrainError("device: cuda was asked for, but torch sees no GPU; use device=cpu or install a CUDA build of torch")
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(wanted)
+
+
+def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
+    """The base weights' dtype of `auto`, `float32` or `bfloat16`."""
+    import torch
+
+    if wanted == "auto":
+        wanted = "bfloat16" if device.type == "cuda" else "float32"
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[wanted]
+
+
+def load_model(
+    name: str, *, device: torch.device, dtype: torch.dtype, allow_standard_training: bool = False
+) -> LoadedModel:
+    """Load model and tokenizer, and find the MoE layers.
+
+    Raises:
+        TrainError: an unknown model, one whose architecture transformers does not know, one without a tokenizer, or one in
+            which no MoE layer is found while `allow_standard_training` is off (with the diagnosis).
+    """
+    from moe_router import RouterError, diagnose, find_moe_layers
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path = resolve_model(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        raise TrainError(f"model {name}: transformers cannot load it: {reason[:300]}") from None
+    try:
+        layers = find_moe_layers(model)
+    except RouterError as error:
+        if not allow_standard_training:
+            raise TrainError(f"model {name}: {error}") from None
+        layers = []
+    if not layers and not allow_standard_training:
+        raise TrainError(
+            f"model {name}: no MoE layer was found ({diagnose(model)}); to train it as a dense model set allow_standard_training=true"
+        )
+    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    if pad_id is None:
+        raise TrainError(f"model {name}: its tokenizer has neither a padding nor an end token; set pad_token in tokenizer_config.json")
+    model.config.use_cache = False  # a cache of keys and values is of no use in training
+    return LoadedModel(
+        model=model.to(device), tokenizer=tokenizer, name=name, path=path, moe_layers=len(layers), pad_id=pad_id
+    )
+
+
+def model_config(name: str) -> dict[str, Any]:
+    """The model's config.json as plain values, without loading weights; for a hub id transformers fetches it."""
+    path = Path(resolve_model(name)) / "config.json"
+    if path.is_file():
+        loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return loaded
+    from transformers import AutoConfig
+
+    try:
+        fetched: dict[str, Any] = AutoConfig.from_pretrained(name).to_dict()
+    except (OSError, ValueError) as error:
+        raise TrainError(f"model {name}: its config cannot be fetched: {' '.join(str(error).split())[:300]}") from None
+    return fetched
