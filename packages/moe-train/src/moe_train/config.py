@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -27,10 +27,8 @@ class DataConfig(_Section):
 
     path: str | None = None
     """A JSONL file of prompt/completion, question/answer, instruction/output or chat records. Without it, `tasks`."""
-    tasks: tuple[str, ...] = ()
-    """Families of `moe_bench.tasks` to generate training problems from, where there is no `path`."""
-    items_per_task: int = Field(default=1000, ge=1)
-    """How many distinct problems of each family to generate."""
+    tasks: dict[str, Annotated[int, Field(ge=1)]] = {}
+    """Without a `path`: families of `moe_bench.tasks` to generate problems from, and how many of each, `{change: 1000}`."""
     held_out: float = Field(default=0.1, gt=0, lt=0.5)
     """Share of the records kept out of training, chosen by content hash, to measure the loss on."""
     held_out_max: int = Field(default=200, ge=2)
@@ -142,7 +140,7 @@ class RunConfig(_Section):
     @model_validator(mode="after")
     def _together(self) -> Self:
         if self.data.path is None and not self.data.tasks:
-            raise ValueError("data: nothing to train on; give data.path=FILE.jsonl or data.tasks=[...]")
+            raise ValueError("data: nothing to train on; give data.path=FILE.jsonl or data.tasks={change: 1000}")
         if self.data.path is not None and self.data.tasks:
             raise ValueError("data: path and tasks are both given; keep one")
         if self.training.method == "lora" and not (self.lora.attention or self.lora.experts):

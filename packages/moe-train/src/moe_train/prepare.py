@@ -80,7 +80,11 @@ def generated_records(config: RunConfig) -> list[Record]:
     from moe_train.errors import TrainError
 
     try:
-        items = make_items(config.data.tasks, count_per_family=config.data.items_per_task, seed=config.seed, split="train")
+        items = [
+            item
+            for task, count in config.data.tasks.items()
+            for item in make_items([task], count_per_family=count, seed=config.seed, split="train")
+        ]
     except BenchError as error:
         raise TrainError(f"data.tasks: {error}") from None
     system = () if config.data.system is None else ({"role": "system", "content": config.data.system},)
