@@ -31,7 +31,12 @@ def install(session: nox.Session, *requirements: str) -> None:
 
 def install_packages(session: nox.Session, *extras: str) -> None:
     """Install all four packages from the tree, editable, each with the extras it has of those named."""
-    known = {"moe-memprof": {"torch", "test"}, "moe-router": {"test"}, "moe-bench": {"hf", "test"}, "moe-train": {"test"}}
+    known = {
+        "moe-memprof": {"torch", "test"},
+        "moe-router": {"test"},
+        "moe-bench": {"hf", "test"},
+        "moe-train": {"test"},
+    }
     arguments: list[str] = []
     for name in PACKAGES:
         wanted = ",".join(sorted(known[name] & set(extras)))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 
 class Answer(NamedTuple):
-    index: int
+    position: int
     text: str
     tokens: int
     ended: bool

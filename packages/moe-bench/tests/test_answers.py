@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from moe_bench.answers import as_number, equivalent, extract_answer
 
 
@@ -37,7 +38,8 @@ def test_extraction(text: str, answer: str | None, strategy: str) -> None:
 @pytest.mark.parametrize(
     ("answer", "target"),
     [
-        ("1,200", "1200"), ("$18", "18"), ("18.0", "18"), ("0.5", "1/2"), ("1/2", "0.50"), ("12%", "12"), ("12%", "0.12"), (" Yes. ", "yes"),
+        ("1,200", "1200"), ("$18", "18"), ("18.0", "18"), ("0.5", "1/2"),
+        ("1/2", "0.50"), ("12%", "12"), ("12%", "0.12"), (" Yes. ", "yes"),
         ("18 dollars", "18"), ("3, 5, 8", "3,5,8"), ("-3", "-3.0"), ("7 cm", "7 cm"), ("red", "Red"),
     ],
 )  # fmt: skip
@@ -47,7 +49,17 @@ def test_equivalent(answer: str, target: str) -> None:
 
 @pytest.mark.parametrize(
     ("answer", "target"),
-    [("12", "120"), ("1/2", "2"), ("yes", "no"), ("3, 5", "3, 5, 8"), ("5, 3", "3, 5"), ("7 m", "7 cm"), ("1/0", "1"), ("", "0"), ("18 x 2", "18")],
+    [
+        ("12", "120"),
+        ("1/2", "2"),
+        ("yes", "no"),
+        ("3, 5", "3, 5, 8"),
+        ("5, 3", "3, 5"),
+        ("7 m", "7 cm"),
+        ("1/0", "1"),
+        ("", "0"),
+        ("18 x 2", "18"),
+    ],
 )
 def test_not_equivalent(answer: str, target: str) -> None:
     assert not equivalent(answer, target)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+
 from moe_bench import BenchError, Item, compare_runs, run_items
 from moe_bench.cli import main
 from moe_bench.compare import verdict

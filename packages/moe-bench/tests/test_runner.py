@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from moe_bench import BenchError, Item, load_items, run_items
 from moe_bench.log import read_header, read_samples
 from scripted import Scripted
@@ -20,7 +21,9 @@ SCRIPT = {item.prompt: item.target if i % 4 else "0" for i, item in enumerate(IT
 
 def test_a_run_scores_every_item_once(tmp_path) -> None:
     seen: list[tuple[int, int]] = []
-    summary = run_items(Scripted(SCRIPT), ITEMS, tmp_path / "run", suite="s", model_name="m", progress=lambda d, t: seen.append((d, t)))
+    summary = run_items(
+        Scripted(SCRIPT), ITEMS, tmp_path / "run", suite="s", model_name="m", progress=lambda d, t: seen.append((d, t))
+    )
     assert (summary.items, summary.correct, summary.accuracy) == (20, 15, 0.75)
     assert seen[0] == (0, 20)
     assert seen[-1] == (20, 20)
@@ -72,7 +75,7 @@ def test_damage_in_the_middle_and_foreign_folders_are_refused(tmp_path) -> None:
         read_header(tmp_path)
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "samples.jsonl").write_text("")
-    with pytest.raises(BenchError, match="no run.json"):
+    with pytest.raises(BenchError, match=r"no run\.json"):
         run_items(Scripted(SCRIPT), ITEMS, tmp_path / "b", suite="s", model_name="m")
     (tmp_path / "a" / "run.json").write_text('{"schema": "moe-bench/run@2"}')
     with pytest.raises(BenchError, match="run@2"):
@@ -106,7 +109,11 @@ def test_kill_9_loses_and_doubles_nothing(tmp_path) -> None:
         path = tmp_path / "run" / "samples.jsonl"
         before = path.stat().st_size if path.exists() else 0
         # Wait until this attempt has written something, then a moment more, different every time.
-        while process.poll() is None and time.monotonic() < deadline and not (path.exists() and path.stat().st_size > before):
+        while (
+            process.poll() is None
+            and time.monotonic() < deadline
+            and not (path.exists() and path.stat().st_size > before)
+        ):
             time.sleep(0.002)
         time.sleep(0.003 * (attempt % 7))
         if process.poll() is None:

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
+
 from moe_bench import BenchError
 from moe_bench.stats import (
     Discordance,
@@ -24,7 +26,6 @@ from moe_bench.stats import (
     paired_standard_error,
     wilson_interval,
 )
-from scipy import stats
 
 
 @given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
@@ -59,7 +60,9 @@ def test_newcombe_covers_in_a_simulation() -> None:
     for cells in ((0.05, 0.02, 0.30, 0.63), (0.80, 0.02, 0.10, 0.08)):
         tables = rng.multinomial(60, cells, size=2000)
         truth = cells[2] - cells[1]
-        hits = [low <= truth <= high for low, high in (paired_difference_interval(Discordance(*t)) for t in tables.tolist())]
+        hits = [
+            low <= truth <= high for low, high in (paired_difference_interval(Discordance(*t)) for t in tables.tolist())
+        ]
         assert 0.93 <= np.mean(hits) <= 1.0
 
 
@@ -130,4 +133,6 @@ def test_against_statsmodels_values_of_real_models() -> None:
         assert paired_standard_error(correct[a], correct[b]) == pytest.approx(values["se_paired"], rel=1e-9)
         low, high = paired_difference_interval(table)
         assert low < values["diff"] < high
-        assert (high - low) / 2 == pytest.approx(1.96 * values["se_paired"], rel=0.03)  # n is large: the normal interval is near
+        assert (high - low) / 2 == pytest.approx(
+            1.96 * values["se_paired"], rel=0.03
+        )  # n is large: the normal interval is near

@@ -7,6 +7,7 @@ from collections import Counter
 from random import Random
 
 import pytest
+
 from moe_bench import BenchError
 from moe_bench.tasks import FAMILIES, NEW_TO_EMBEDDED, SPLITS, SUITES, make_items, split_of
 
@@ -126,7 +127,10 @@ def test_written_equations_hold(name: str) -> None:
 
 
 def test_splits_are_disjoint_whatever_the_seed_and_a_tenth_each() -> None:
-    ids = {s: {i.id for seed in (0, 1) for i in make_items(FAMILIES, count_per_family=25, seed=seed, split=s)} for s in SPLITS}
+    ids = {
+        s: {i.id for seed in (0, 1) for i in make_items(FAMILIES, count_per_family=25, seed=seed, split=s)}
+        for s in SPLITS
+    }
     assert not ids["train"] & ids["test"]
     assert not ids["train"] & ids["validation"]
     assert not ids["test"] & ids["validation"]

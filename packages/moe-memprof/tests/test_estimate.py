@@ -7,6 +7,7 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from moe_memprof import Estimate, MemprofError, Part, Phase, RunSpec, estimate
 from moe_memprof.plan import BASELINE
 from test_inventory import MIXTRAL_8X7B, OLMOE_1B_7B, QWEN3_30B_A3B
@@ -33,7 +34,9 @@ def test_parts_add_up_and_nothing_is_negative(spec: RunSpec) -> None:
     made = estimate(spec)
     written = made.to_dict()
     assert made.peak == max(sum(p["bytes"] for p in phase["parts"]) for phase in written["phases"])
-    assert [phase["peak"] for phase in written["phases"]] == [sum(p["bytes"] for p in phase["parts"]) for phase in written["phases"]]
+    assert [phase["peak"] for phase in written["phases"]] == [
+        sum(p["bytes"] for p in phase["parts"]) for phase in written["phases"]
+    ]
     assert all(p["bytes"] >= 0 and p["formula"] and p["kind"] for phase in written["phases"] for p in phase["parts"])
     assert json.loads(json.dumps(written)) == written
 

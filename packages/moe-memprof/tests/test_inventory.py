@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from moe_memprof import MemprofError
 from moe_memprof.inventory import active_parameters, adapter_elements, count_by_role, read_shape, tensors
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from click.testing import CliRunner
+
 from moe_memprof import MemprofError
 from moe_memprof.cli import main
 from moe_memprof.hardware import Gpu, _cgroup_limit, detect, parse_nvidia_smi
@@ -85,7 +86,11 @@ def test_receipts_keep_the_score(tmp_path) -> None:
     paths = []
     for label, estimated in (("one", 110), ("two", 95)):
         paths.append(tmp_path / f"{label}.json")
-        receipt = Receipt(label=label, readings=(Reading(phase="step", estimated=estimated, measured=100),), environment={"device": "cpu"})
+        receipt = Receipt(
+            label=label,
+            readings=(Reading(phase="step", estimated=estimated, measured=100),),
+            environment={"device": "cpu"},
+        )
         receipt.save(paths[-1])
         assert Receipt.load(paths[-1]) == receipt
     summary = summarise([Receipt.load(p) for p in paths])

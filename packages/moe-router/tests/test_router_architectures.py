@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_models import SPECIFIC, build
+
 from moe_router import RouterError, RoutingRecorder, diagnose, find_moe_layers
 from moe_router.architectures.registry import ADAPTERS
 from moe_router.architectures.standard import StandardAdapter
+from tiny_models import SPECIFIC, build
 
 
 def test_the_support_matrix_is_what_is_tested() -> None:
@@ -53,7 +54,13 @@ def test_recorder_counts_every_token_of_every_layer(architecture: str, padded_ba
 def test_dense_model_has_no_layers_and_says_what_was_looked_for() -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    sizes = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes = {
+        "vocab_size": 50,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     model = LlamaForCausalLM(LlamaConfig(**sizes))
     assert find_moe_layers(model) == []
     assert "found no module that holds experts" in diagnose(model)
@@ -95,7 +102,10 @@ def test_peft_wrapped_model_is_read_too(padded_batch) -> None:
         plain(**padded_batch)
     expected = recorder.trace().counts_GLE
     config = LoraConfig(
-        r=2, target_modules=["q_proj"], target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"], task_type="CAUSAL_LM"
+        r=2,
+        target_modules=["q_proj"],
+        target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
+        task_type="CAUSAL_LM",
     )
     with pytest.warns(FutureWarning, match="is_gradient_checkpointing"):
         wrapped = get_peft_model(plain, config)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny_models import build, checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
+
 from moe_router import RouterError, RoutingBalancer, find_moe_layers
 from moe_router.balance.losses import load_balancing_loss, routing_probabilities, z_loss
+from tiny_models import build, checkpoint
 
 
-def gradients(model, batch, rows: list[list[int]], *, fractions=None, coefficients=(0.1, 0.01)) -> dict[str, torch.Tensor]:
+def gradients(
+    model, batch, rows: list[list[int]], *, fractions=None, coefficients=(0.1, 0.01)
+) -> dict[str, torch.Tensor]:
     """Gradient of the routing losses alone, over a batch cut into the given rows."""
     model.zero_grad()
     balancer = RoutingBalancer(model, load_balancing=coefficients[0], z_loss=coefficients[1])
@@ -45,7 +48,9 @@ def test_gradient_does_not_depend_on_the_cut(architecture: str, checkpointing: b
         parts = gradients(model, padded_batch, cut, fractions=fractions)
         assert parts.keys() == whole.keys()
         for name in whole:
-            torch.testing.assert_close(parts[name], whole[name], rtol=1e-5, atol=1e-5 * float(whole[name].abs().max() + 1e-3))
+            torch.testing.assert_close(
+                parts[name], whole[name], rtol=1e-5, atol=1e-5 * float(whole[name].abs().max() + 1e-3)
+            )
 
 
 def test_own_counts_of_each_part_would_depend_on_the_cut(padded_batch) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny_models import build, checkpoint
+
 from moe_router import RouterError, RoutingRecorder, find_moe_layers
+from tiny_models import build, checkpoint
 
 
 def brute_force(model, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, np.ndarray]:
@@ -18,7 +19,9 @@ def brute_force(model, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, np.nd
     pairs = np.zeros((*shape, experts), int)
     for row, keep in zip(ids, mask, strict=True):
         seen: list = []
-        handles = [layer.router.register_forward_hook(lambda _m, _a, out: seen.append(out)) for layer in layers]
+        handles = [
+            layer.router.register_forward_hook(lambda _m, _a, out, seen=seen: seen.append(out)) for layer in layers
+        ]
         with torch.no_grad():
             model(input_ids=row[keep.bool()][None])
         for handle in handles:

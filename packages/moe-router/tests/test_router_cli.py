@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
 from moe_router import RouterError, RoutingTrace
 from moe_router.cli import main
 from tiny_models import build
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +48,17 @@ def run(*arguments: object, code: int = 0) -> str:
 def test_inspect(model_folder) -> None:
     assert "3 MoE layers" in run("inspect", model_folder)
     layers = json.loads(run("inspect", model_folder, "--json"))["layers"]
-    assert [(x["name"], x["experts"], x["top_k"]) for x in layers] == [(f"model.layers.{i}.mlp", 8, 2) for i in range(3)]
+    assert [(x["name"], x["experts"], x["top_k"]) for x in layers] == [
+        (f"model.layers.{i}.mlp", 8, 2) for i in range(3)
+    ]
 
 
 def test_inspect_of_a_dense_model(tmp_path) -> None:
     from transformers import LlamaConfig
 
-    LlamaConfig(vocab_size=50, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2).save_pretrained(tmp_path)
+    LlamaConfig(
+        vocab_size=50, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+    ).save_pretrained(tmp_path)
     assert "no MoE layer" in run("inspect", tmp_path, code=1)
 
 

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.spatial.distance import jensenshannon
+from scipy.stats import entropy, variation
+
 from moe_router import RouterError
 from moe_router.metrics.drift import domain_divergence, js_divergence, total_variation
 from moe_router.metrics.load import (
@@ -21,8 +24,6 @@ from moe_router.metrics.load import (
     max_violation,
     normalised_entropy,
 )
-from scipy.spatial.distance import jensenshannon
-from scipy.stats import entropy, variation
 
 loads = st.lists(st.integers(0, 1000), min_size=2, max_size=20).filter(any)
 
@@ -35,20 +36,28 @@ def test_against_scipy_and_plain_loops(load: list[int]) -> None:
     assert max_violation(load) == pytest.approx(max(load) / np.mean(load) - 1, abs=1e-12)
     assert gini(load) == pytest.approx(sum(abs(a - b) for a in f for b in f) / (2 * len(f)), abs=1e-12)
     assert dead_experts(load) == [i for i, n in enumerate(load) if n == 0]
-    assert dominant_experts(load, factor=2) == [i for i, n in enumerate(load) if n >= 2 * np.mean(load) - 1e-9 * np.mean(load)]
+    assert dominant_experts(load, factor=2) == [
+        i for i, n in enumerate(load) if n >= 2 * np.mean(load) - 1e-9 * np.mean(load)
+    ]
 
 
 @given(st.integers(2, 30))
 def test_limits(experts: int) -> None:
     even, one = np.full(experts, 7), np.eye(experts)[0]
-    assert [normalised_entropy(even), gini(even), coefficient_of_variation(even), max_violation(even)] == pytest.approx([1, 0, 0, 0])
+    assert [normalised_entropy(even), gini(even), coefficient_of_variation(even), max_violation(even)] == pytest.approx(
+        [1, 0, 0, 0]
+    )
     assert normalised_entropy(one) == 0
     assert gini(one) == pytest.approx((experts - 1) / experts)
     assert coefficient_of_variation(one) == pytest.approx(np.sqrt(experts - 1))
     assert max_violation(one) == pytest.approx(experts - 1)
 
 
-@given(st.integers(2, 12).flatmap(lambda n: st.tuples(*[st.lists(st.integers(0, 99), min_size=n, max_size=n).filter(any)] * 2)))
+@given(
+    st.integers(2, 12).flatmap(
+        lambda n: st.tuples(*[st.lists(st.integers(0, 99), min_size=n, max_size=n).filter(any)] * 2)
+    )
+)
 def test_divergence_against_scipy(pair) -> None:
     p, q = pair
     assert js_divergence(p, q) == pytest.approx(jensenshannon(p, q, base=2) ** 2, abs=1e-9)

@@ -19,7 +19,14 @@ COMMON: dict[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-MLA = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8, "num_key_value_heads": 4}
+MLA = {
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+    "num_key_value_heads": 4,
+}
 SPECIFIC: dict[str, dict[str, Any]] = {
     "mixtral": {"num_local_experts": 8, "num_experts_per_tok": 2, "sliding_window": None},
     "olmoe": {"num_experts": 8, "num_experts_per_tok": 3},
@@ -35,7 +42,8 @@ SPECIFIC: dict[str, dict[str, Any]] = {
         "first_k_dense_replace": 1, **MLA,
     },
     "glm4_moe": {"n_routed_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "first_k_dense_replace": 1, "head_dim": 8},
-    "dots1": {"n_routed_experts": 8, "num_experts_per_tok": 2, "routed_scaling_factor": 1.5, "n_shared_experts": 1, "moe_intermediate_size": 24, "first_k_dense_replace": 1, "head_dim": 8},
+    "dots1": {"n_routed_experts": 8, "num_experts_per_tok": 2, "routed_scaling_factor": 1.5,
+        "n_shared_experts": 1, "moe_intermediate_size": 24, "first_k_dense_replace": 1, "head_dim": 8},
     "jamba": {
         "num_experts": 8, "num_experts_per_tok": 2, "expert_layer_period": 2, "expert_layer_offset": 1, "attn_layer_period": 2,
         "attn_layer_offset": 1, "use_mamba_kernels": False, "mamba_d_state": 8, "mamba_dt_rank": 4,

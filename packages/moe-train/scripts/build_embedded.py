@@ -21,16 +21,17 @@ from random import Random
 import click
 import torch
 import transformers
-from moe_bench import run_items
-from moe_bench.models import HFModel
-from moe_bench.tasks import FAMILIES, NEW_TO_EMBEDDED, SUITES, make_items, split_of
-from moe_bench.item import Item
-from moe_router import RoutingBalancer, RoutingRecorder
-from moe_router.metrics.load import max_violation, normalised_entropy
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from torch.nn import functional
 from transformers import MixtralConfig, MixtralForCausalLM, PreTrainedTokenizerFast
+
+from moe_bench import run_items
+from moe_bench.item import Item
+from moe_bench.models import HFModel
+from moe_bench.tasks import FAMILIES, NEW_TO_EMBEDDED, SUITES, make_items, split_of
+from moe_router import RoutingBalancer, RoutingRecorder
+from moe_router.metrics.load import max_violation, normalised_entropy
 
 OUT = Path(__file__).parents[1] / "src" / "moe_train" / "assets" / "embedded"
 VOCABULARY = 768
@@ -42,7 +43,15 @@ CHAT_TEMPLATE = (
 TOKENS_PER_BATCH = 4096
 PROMPT_WEIGHT = 0.1  # a prompt's numbers are random: there is little in them to learn
 PEAK_LEARNING_RATE = 3e-3
-HARD = {"sort_ascending": 4, "deduction": 3, "tracking": 3, "counting": 2, "subtraction": 2, "division": 2, "equation_add": 2}
+HARD = {
+    "sort_ascending": 4,
+    "deduction": 3,
+    "tracking": 3,
+    "counting": 2,
+    "subtraction": 2,
+    "division": 2,
+    "equation_add": 2,
+}
 """Families drawn more often than the others, and how much."""
 
 
@@ -90,7 +99,11 @@ def stream(rng: Random) -> Iterator[Item]:
         family = FAMILIES[rng.choices(names, weights)[0]]
         problem = family.generate(rng)
         item = Item(
-            prompt=problem.prompt, target=problem.answer, task=family.name, operation=family.operation, solution=problem.solution
+            prompt=problem.prompt,
+            target=problem.answer,
+            task=family.name,
+            operation=family.operation,
+            solution=problem.solution,
         )
         if split_of(item.id) == "train":
             yield item
@@ -130,11 +143,13 @@ class Muon(torch.optim.Optimizer):
     scale of the update that of Liu et al. 2025 (arXiv 2502.16982). torch.optim.Muon takes no stacks of matrices, which experts are.
     """
 
-    def __init__(self, parameters: list[torch.nn.Parameter], *, lr: float, momentum: float = 0.95, weight_decay: float = 0.05) -> None:
+    def __init__(
+        self, parameters: list[torch.nn.Parameter], *, lr: float, momentum: float = 0.95, weight_decay: float = 0.05
+    ) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # noqa: ARG002
         """Do one update."""
         for group in self.param_groups:
             for p in group["params"]:
@@ -169,7 +184,11 @@ def train(model: MixtralForCausalLM, tokenizer: PreTrainedTokenizerFast, *, step
     answer_id = tokenizer.convert_tokens_to_ids("<|assistant|>")
     started, tokens, smooth = time.time(), 0, math.nan
     for step in range(steps):
-        rate = PEAK_LEARNING_RATE * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+        rate = (
+            PEAK_LEARNING_RATE
+            * min(1.0, (step + 1) / 100)
+            * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+        )
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = rate
         ids_BS, mask_BS = next(data)
@@ -206,7 +225,8 @@ def score(folder: Path, *, per_family: int) -> dict[str, float]:
         path.unlink()
     run.rmdir()
     return {
-        name: sum(s["correct"] for s in lines if s["task"] == name) / sum(s["task"] == name for s in lines) for name in FAMILIES
+        name: sum(s["correct"] for s in lines if s["task"] == name) / sum(s["task"] == name for s in lines)
+        for name in FAMILIES
     }
 
 
@@ -272,7 +292,14 @@ def expert_load(folder: Path, *, per_family: int) -> dict[str, list[float]]:
 
 
 def write_card(
-    out: Path, *, steps: int, seed: int, per_family: int, log: dict[str, float], scores: dict[str, float], load: dict[str, list[float]]
+    out: Path,
+    *,
+    steps: int,
+    seed: int,
+    per_family: int,
+    log: dict[str, float],
+    scores: dict[str, float],
+    load: dict[str, list[float]],
 ) -> None:
     """Write card.json (numbers) and README.md (the same numbers for people)."""
     weights = out / "model.safetensors"

@@ -94,7 +94,7 @@ def equivalent(answer: str, target: str) -> bool:
         if len(words) > 1 and not any(ch.isdigit() for ch in " ".join(words[1:])):
             x = as_number(words[0])  # "18 dollars" where 18 is asked
     if x is not None and y is not None:
-        return x == y or ("%" in a) != ("%" in b) and (x * 100 == y or x == y * 100)
+        return x == y or (("%" in a) != ("%" in b) and (x * 100 == y or x == y * 100))
     parts_a, parts_b = (re.split(r"\s*[,;]\s*", side) for side in (a, b))
     if len(parts_b) > 1 and len(parts_a) == len(parts_b):
         return all(equivalent(p, q) for p, q in zip(parts_a, parts_b, strict=True))

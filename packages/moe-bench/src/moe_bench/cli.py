@@ -47,10 +47,18 @@ def main() -> None:
 @click.option("--adapter", type=FOLDER, help="Folder of a PEFT adapter to put on the model.")
 @click.option("--suite", help="A built-in suite; see `moe-bench suites`.")
 @click.option("--data", type=FOLDER, help="A JSONL file of items with prompt and target, instead of a suite.")
-@click.option("--per-task", default=50, show_default=True, type=click.IntRange(min=1), help="Test items of each family of the suite.")
+@click.option(
+    "--per-task",
+    default=50,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Test items of each family of the suite.",
+)
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many items of the data.")
 @click.option("--batch", default=32, show_default=True, type=click.IntRange(min=1), help="Prompts generated together.")
-@click.option("--max-new-tokens", default=256, show_default=True, type=click.IntRange(min=1), help="Where an answer is cut.")
+@click.option(
+    "--max-new-tokens", default=256, show_default=True, type=click.IntRange(min=1), help="Where an answer is cut."
+)
 @click.option("-o", "--output", required=True, type=FOLDER, help="The run's folder; one that exists is gone on with.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @_mendable
@@ -78,7 +86,14 @@ def run(
     except ImportError:
         raise BenchError("run: needs torch and transformers; pip install 'moe-bench[hf]'") from None
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     from moe_bench.log import read_header, read_samples
     from moe_bench.models import HFModel
@@ -87,7 +102,13 @@ def run(
 
     generator = HFModel.load(model, adapter=adapter, batch_size=batch, max_new_tokens=max_new_tokens)
     console = Console(stderr=as_json)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("answering", total=len(items))
         summary = run_items(
@@ -113,17 +134,30 @@ def _items(suite: str | None, data: Path | None, per_task: int, limit: int | Non
         raise BenchError("run: give either --suite or --data")
     if data is not None:
         return load_items(data)[:limit], data.name
+    assert suite is not None
     if suite not in SUITES:
         raise BenchError(f"suite {suite!r} is unknown; known are {', '.join(SUITES)}")
-    return make_items(SUITES[suite], count_per_family=per_task, seed=0, split="test")[:limit], str(suite)
+    return make_items(SUITES[suite], count_per_family=per_task, seed=0, split="test")[:limit], suite
 
 
 @main.command()
 @click.argument("run_a", type=FOLDER)
 @click.argument("run_b", type=FOLDER)
-@click.option("--alpha", default=0.05, show_default=True, type=click.FloatRange(0, 0.5, min_open=True), help="Level of the tests.")
-@click.option("--margin", default=0.05, show_default=True, type=click.FloatRange(0, 1, min_open=True), help="What counts as equivalent.")
-@click.option("--require", type=click.Choice(["better", "equivalent"]), help="Exit 1 unless the verdict is this (better passes both).")
+@click.option(
+    "--alpha", default=0.05, show_default=True, type=click.FloatRange(0, 0.5, min_open=True), help="Level of the tests."
+)
+@click.option(
+    "--margin",
+    default=0.05,
+    show_default=True,
+    type=click.FloatRange(0, 1, min_open=True),
+    help="What counts as equivalent.",
+)
+@click.option(
+    "--require",
+    type=click.Choice(["better", "equivalent"]),
+    help="Exit 1 unless the verdict is this (better passes both).",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
 @_mendable
 def compare(run_a: Path, run_b: Path, alpha: float, margin: float, require: str | None, as_json: bool) -> None:
@@ -139,7 +173,11 @@ def compare(run_a: Path, run_b: Path, alpha: float, margin: float, require: str 
         from moe_bench.report import render_comparison
 
         render_comparison(Console(), comparison)
-    accepted = {None: {"better", "equivalent", "not enough data"}, "better": {"better"}, "equivalent": {"better", "equivalent"}}
+    accepted = {
+        None: {"better", "equivalent", "not enough data"},
+        "better": {"better"},
+        "equivalent": {"better", "equivalent"},
+    }
     raise SystemExit(0 if comparison.verdict in accepted[require] else 1)
 
 
@@ -189,7 +227,11 @@ def suites(as_json: bool) -> None:
 
     if as_json:
         families = {n: {"operation": f.operation, "description": f.description} for n, f in FAMILIES.items()}
-        click.echo(json.dumps({"suites": SUITES, "families": families} | {"suites": {k: list(v) for k, v in SUITES.items()}}, indent=1))
+        click.echo(
+            json.dumps(
+                {"suites": SUITES, "families": families} | {"suites": {k: list(v) for k, v in SUITES.items()}}, indent=1
+            )
+        )
         return
     from rich.console import Console
     from rich.table import Table
@@ -206,7 +248,9 @@ def suites(as_json: bool) -> None:
 
 
 @main.command()
-@click.option("--items", required=True, type=click.IntRange(min=1), help="How many items are to be answered by both models.")
+@click.option(
+    "--items", required=True, type=click.IntRange(min=1), help="How many items are to be answered by both models."
+)
 @click.option(
     "--discordant",
     default=0.2,
@@ -223,7 +267,13 @@ def plan(items: int, discordant: float, power: float, as_json: bool) -> None:
 
     detectable = minimum_detectable_difference(items, discordant=discordant, power=power)
     if as_json:
-        values = {"schema": "moe-bench/plan@1", "items": items, "discordant": discordant, "power": power, "detectable": detectable}
+        values = {
+            "schema": "moe-bench/plan@1",
+            "items": items,
+            "discordant": discordant,
+            "power": power,
+            "detectable": detectable,
+        }
         click.echo(json.dumps(values))
         return
     click.echo(

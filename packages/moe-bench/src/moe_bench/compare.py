@@ -123,7 +123,7 @@ def compare_runs(
 
 
 def verdict(difference: float, p_value: float, p_equivalence: float, *, alpha: float) -> str:
-    """better or worse when the difference is significant, equivalent when that is, else not enough data."""
+    """Better or worse when the difference is significant, equivalent when that is, else not enough data."""
     if p_value <= alpha:
         return "better" if difference > 0 else "worse"
     return "equivalent" if p_equivalence <= alpha else "not enough data"
@@ -151,7 +151,9 @@ def _refuse_unlike(run_a: Path, run_b: Path, a: Mapping[str, Any], b: Mapping[st
     for key in ("max_new_tokens", "decoding", "chat_template"):
         x, y = header_a["settings"].get(key), header_b["settings"].get(key)
         if x != y:
-            raise BenchError(f"runs {run_a} and {run_b}: {key} is {x} in the first and {y} in the second; run one again")
+            raise BenchError(
+                f"runs {run_a} and {run_b}: {key} is {x} in the first and {y} in the second; run one again"
+            )
 
 
 def _ids_by_task(samples: Mapping[str, dict[str, Any]], tasks: Sequence[str] | None, run: Path) -> dict[str, list[str]]:
@@ -162,7 +164,9 @@ def _ids_by_task(samples: Mapping[str, dict[str, Any]], tasks: Sequence[str] | N
         return dict(sorted(ids.items()))
     missing = [task for task in tasks if task not in ids]
     if missing or not tasks:
-        raise BenchError(f"run {run}: has no items of {', '.join(missing) or 'no task'}; it has {', '.join(sorted(ids))}")
+        raise BenchError(
+            f"run {run}: has no items of {', '.join(missing) or 'no task'}; it has {', '.join(sorted(ids))}"
+        )
     return {task: ids[task] for task in tasks}
 
 
@@ -175,7 +179,8 @@ def _by_task(
     margin: float,
 ) -> tuple[TaskComparison, ...]:
     tables = {
-        task: discordance([a[i]["correct"] for i in members], [b[i]["correct"] for i in members]) for task, members in ids.items()
+        task: discordance([a[i]["correct"] for i in members], [b[i]["correct"] for i in members])
+        for task, members in ids.items()
     }
     p_values = {task: mcnemar_exact(table) for task, table in tables.items()}
     adjusted = dict(zip(tables, holm(list(p_values.values())), strict=True))

@@ -67,7 +67,9 @@ def _item(line: str, where: str, *, default_task: str) -> Item:
     try:
         values = json.loads(line)
     except json.JSONDecodeError as error:
-        raise BenchError(f"items {where}: not JSON ({error.msg} at column {error.colno}); one object to a line") from None
+        raise BenchError(
+            f"items {where}: not JSON ({error.msg} at column {error.colno}); one object to a line"
+        ) from None
     if not isinstance(values, dict):
         raise BenchError(f"items {where}: expected an object, found a {type(values).__name__}")
     for key in ("prompt", "target"):

@@ -125,7 +125,9 @@ def read_header(folder: Path) -> dict[str, Any]:
     except json.JSONDecodeError:
         raise BenchError(f"run {path}: damaged, not JSON") from None
     if header.get("schema") != SCHEMA:
-        raise BenchError(f"run {path}: written as {header.get('schema')}, this version reads {SCHEMA}; upgrade moe-bench")
+        raise BenchError(
+            f"run {path}: written as {header.get('schema')}, this version reads {SCHEMA}; upgrade moe-bench"
+        )
     return header
 
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Answer(NamedTuple):
     """What a model wrote to one prompt."""
 
-    index: int
-    """Position of the prompt in the list that was given."""
+    position: int
+    """Where the prompt stands in the list that was given."""
     text: str
     tokens: int
     """Tokens generated, the end token included."""
@@ -64,12 +64,16 @@ class HFModel:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
         if not Path(path).is_dir() and (str(path).startswith((".", "/", "~")) or str(path).count("/") != 1):
-            raise BenchError(f"model {path}: no such folder; give a folder with a config.json, or a hub id (owner/name)")
+            raise BenchError(
+                f"model {path}: no such folder; give a folder with a config.json, or a hub id (owner/name)"
+            )
         try:
             tokenizer = AutoTokenizer.from_pretrained(path)
             model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
         except (OSError, ValueError, KeyError) as error:
-            raise BenchError(f"model {path}: transformers cannot load it: {' '.join(str(error).split())[:300]}") from None
+            raise BenchError(
+                f"model {path}: transformers cannot load it: {' '.join(str(error).split())[:300]}"
+            ) from None
         if adapter is not None:
             if not (Path(adapter) / "adapter_config.json").is_file():
                 raise BenchError(f"adapter {adapter}: no adapter_config.json in it, so it is not a PEFT adapter")
@@ -109,7 +113,9 @@ class HFModel:
         order = sorted(range(len(prompts)), key=lambda i: (len(encoded[i]), i))
         pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
         if pad is None:
-            raise BenchError("tokenizer: has neither a padding nor an end token; set pad_token in tokenizer_config.json")
+            raise BenchError(
+                "tokenizer: has neither a padding nor an end token; set pad_token in tokenizer_config.json"
+            )
         device = next(self.model.parameters()).device
         with _generating(self.model):
             for begin in range(0, len(order), self.batch_size):

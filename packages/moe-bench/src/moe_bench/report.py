@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from moe_bench.compare import Comparison
 
 _COLOURS = {"better": "green", "worse": "red", "equivalent": "cyan", "not enough data": "yellow"}
-_BAR = 8
+_BAR = 5
 
 
 def p_text(p: float) -> str:
@@ -24,7 +24,7 @@ def p_text(p: float) -> str:
 
 
 def bar(share: float, colour: str) -> Text:
-    """A share as a bar of eight cells with its percentage."""
+    """A share as a bar of five cells with its percentage."""
     filled = round(share * _BAR)
     return Text.assemble(("█" * filled, colour), ("░" * (_BAR - filled), "dim"), f" {share:>4.0%}")
 

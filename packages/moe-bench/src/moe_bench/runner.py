@@ -80,7 +80,7 @@ def run_items(
         progress(answered, len(items))
     for batch in model.answer([item.prompt for item in left]) if left else ():
         now = time.perf_counter()
-        append_samples(out, [_score(left[a.index], a, seconds=(now - last) / len(batch)) for a in batch])
+        append_samples(out, [_score(left[a.position], a, seconds=(now - last) / len(batch)) for a in batch])
         last = now
         answered += len(batch)
         if progress is not None:

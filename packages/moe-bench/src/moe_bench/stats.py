@@ -119,7 +119,9 @@ def equivalence_p_value(table: Discordance, *, margin: float) -> float:
     return float(max(norm.sf((difference + margin) / error), norm.cdf((difference - margin) / error)))
 
 
-def minimum_detectable_difference(n: int, *, discordant: float, alpha: float = 0.05, power: float = 0.8) -> float | None:
+def minimum_detectable_difference(
+    n: int, *, discordant: float, alpha: float = 0.05, power: float = 0.8
+) -> float | None:
     """The smallest accuracy difference that n pairs would find significant with the given power; None where there is none.
 
     Solves the normal approximation of McNemar's test, z_α √ψ + z_β √(ψ − δ²) = δ √n with ψ the share of discordant pairs
@@ -133,7 +135,9 @@ def minimum_detectable_difference(n: int, *, discordant: float, alpha: float = 0
     z_alpha, z_beta = float(norm.ppf(1 - alpha / 2)), float(norm.ppf(power))
 
     def excess(delta: float) -> float:
-        return delta * math.sqrt(n) - z_alpha * math.sqrt(discordant) - z_beta * math.sqrt(max(0.0, discordant - delta**2))
+        return (
+            delta * math.sqrt(n) - z_alpha * math.sqrt(discordant) - z_beta * math.sqrt(max(0.0, discordant - delta**2))
+        )
 
     return float(brentq(excess, 0.0, discordant)) if excess(discordant) > 0 else None
 

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import MixtralConfig, MixtralForCausalLM, PreTrainedTokenizerFast
+
 from moe_bench import BenchError
 from moe_bench.cli import main
 from moe_bench.log import read_samples
 from moe_bench.models import HFModel
 from moe_bench.tasks import make_items
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import MixtralConfig, MixtralForCausalLM, PreTrainedTokenizerFast
 
 
 def tokenizer_of_bytes(*, template: bool) -> PreTrainedTokenizerFast:
@@ -25,7 +26,9 @@ def tokenizer_of_bytes(*, template: bool) -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.ByteLevel()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>")
     if template:
-        fast.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}:{% endif %}"
+        fast.chat_template = (
+            "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}:{% endif %}"
+        )
     return fast
 
 
@@ -46,14 +49,20 @@ def model() -> MixtralForCausalLM:
 def test_batched_equals_one_by_one(model, template: bool) -> None:
     prompts = ["a", "a longer prompt than that", "mid size", "xyz " * 12, "b"]
     tokenizer = tokenizer_of_bytes(template=template)
-    together = {a.index: a for batch in HFModel(model, tokenizer, batch_size=3, max_new_tokens=12).answer(prompts) for a in batch}
+    together = {
+        a.position: a
+        for batch in HFModel(model, tokenizer, batch_size=3, max_new_tokens=12).answer(prompts)
+        for a in batch
+    }
     assert sorted(together) == list(range(5))
     for i, prompt in enumerate(prompts):
         ((alone,),) = HFModel(model, tokenizer, batch_size=1, max_new_tokens=12).answer([prompt])
         assert (alone.text, alone.tokens, alone.ended) == together[i][1:]
         text = prompt + ":" if template else prompt
         ids = tokenizer(text, return_tensors="pt")["input_ids"]
-        out = model.generate(ids, max_new_tokens=12, do_sample=False, pad_token_id=0, attention_mask=torch.ones_like(ids))
+        out = model.generate(
+            ids, max_new_tokens=12, do_sample=False, pad_token_id=0, attention_mask=torch.ones_like(ids)
+        )
         assert tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip() == alone.text
 
 
@@ -99,7 +108,19 @@ def test_command_run_resumes_and_compares(model, tmp_path) -> None:
     data = tmp_path / "data.jsonl"
     items = make_items(["addition"], count_per_family=3, seed=0)
     data.write_text("".join(json.dumps({"prompt": i.prompt, "target": i.target}) + "\n" for i in items))
-    arguments = ["run", "--model", str(folder), "--data", str(data), "--limit", "2", "--max-new-tokens", "3", "-o", str(tmp_path / "c")]
+    arguments = [
+        "run",
+        "--model",
+        str(folder),
+        "--data",
+        str(data),
+        "--limit",
+        "2",
+        "--max-new-tokens",
+        "3",
+        "-o",
+        str(tmp_path / "c"),
+    ]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
     assert len(read_samples(tmp_path / "c")) == 2
@@ -113,14 +134,15 @@ def test_adapter_changes_the_answers(model, tmp_path) -> None:
     tokenizer_of_bytes(template=False).save_pretrained(folder)
     with pytest.warns(FutureWarning, match="is_gradient_checkpointing"):
         wrapped = get_peft_model(
-            MixtralForCausalLM.from_pretrained(folder), LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+            MixtralForCausalLM.from_pretrained(folder),
+            LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False),
         )
     wrapped.save_pretrained(tmp_path / "adapter")
     plain = HFModel.load(folder, max_new_tokens=8)
     with pytest.warns(FutureWarning, match="is_gradient_checkpointing"):
         adapted = HFModel.load(folder, adapter=tmp_path / "adapter", max_new_tokens=8)
     ((a,),), ((b,),) = plain.answer(["hello there"]), adapted.answer(["hello there"])
-    direct = list(HFModel(wrapped, plain.tokenizer, max_new_tokens=8).answer(["hello there"]))[0][0]
+    direct = next(iter(HFModel(wrapped, plain.tokenizer, max_new_tokens=8).answer(["hello there"])))[0]
     assert b.text == direct.text
     assert a.text != b.text
 
@@ -133,7 +155,14 @@ def test_what_cannot_be_loaded_is_said(tmp_path) -> None:
     with pytest.raises(BenchError, match="at least 1"):
         HFModel(torch.nn.Linear(1, 1), tokenizer_of_bytes(template=False), batch_size=0)
     MixtralForCausalLM(
-        MixtralConfig(vocab_size=258, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2)
+        MixtralConfig(
+            vocab_size=258,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+        )
     ).save_pretrained(tmp_path / "m")
     tokenizer_of_bytes(template=False).save_pretrained(tmp_path / "m")
     with pytest.raises(BenchError, match=r"no adapter_config.json"):

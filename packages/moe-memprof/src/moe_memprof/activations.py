@@ -69,7 +69,9 @@ def _attention(s: ModelShape, spec: RunSpec) -> dict[str, int]:
 def _experts(s: ModelShape, spec: RunSpec) -> dict[str, int]:
     """Router, dispatch and the experts' own activations, in what autograd keeps of each."""
     rows = spec.tokens * s.top_k
-    router = spec.tokens * s.experts * F32 + spec.tokens * s.top_k * (2 * F32 + INDEX) + spec.tokens * s.hidden * spec.width
+    router = (
+        spec.tokens * s.experts * F32 + spec.tokens * s.top_k * (2 * F32 + INDEX) + spec.tokens * s.hidden * spec.width
+    )
     # The permutation, the rows' source tokens and the inverse permutation.
     dispatch = rows * 3 * INDEX + rows * F32
     weights_train = spec.method == "full" or spec.lora_experts

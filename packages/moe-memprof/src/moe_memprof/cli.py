@@ -41,7 +41,9 @@ def main() -> None:
 @click.argument("model")
 @click.option("--method", type=click.Choice(["full", "lora"]), default="lora", show_default=True)
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="bfloat16", show_default=True)
-@click.option("--batch", default=1, show_default=True, type=click.IntRange(min=1), help="Sequences in one forward pass.")
+@click.option(
+    "--batch", default=1, show_default=True, type=click.IntRange(min=1), help="Sequences in one forward pass."
+)
 @click.option("--seq", default=2048, show_default=True, type=click.IntRange(min=1), help="Padded tokens of a sequence.")
 @click.option("--lora-rank", default=8, show_default=True, type=click.IntRange(min=1))
 @click.option("--lora-attention/--no-lora-attention", default=True, show_default=True)
@@ -49,7 +51,9 @@ def main() -> None:
 @click.option("--optimizer", type=click.Choice(["adamw", "sgd"]), default="adamw", show_default=True)
 @click.option("--checkpointing", is_flag=True, help="Recompute activations in the backward pass.")
 @click.option("--gpu", help="Name of a GPU in the table (`moe-memprof hardware`), to say whether it fits.")
-@click.option("--available", type=click.FloatRange(min=0, min_open=True), help="GiB there are, instead of a GPU's name.")
+@click.option(
+    "--available", type=click.FloatRange(min=0, min_open=True), help="GiB there are, instead of a GPU's name."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the estimate as JSON.")
 @_mendable
 def estimate(model: str, gpu: str | None, available: float | None, as_json: bool, **options: Any) -> None:
@@ -123,7 +127,9 @@ def compare(receipts: tuple[Path, ...], as_json: bool) -> None:
 
 
 @main.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-@click.option("--interval", default=0.1, show_default=True, type=click.FloatRange(min=0.01), help="Seconds between samples.")
+@click.option(
+    "--interval", default=0.1, show_default=True, type=click.FloatRange(min=0.01), help="Seconds between samples."
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Append the samples to this JSONL file.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @_mendable
@@ -137,6 +143,7 @@ def profile(interval: float, output: Path | None, command: tuple[str, ...]) -> N
 
     result = profile_program(command, interval=interval, path=output)
     click.echo(
-        f"peak {size(result.peak)} resident in {result.seconds:.1f} s ({result.samples} samples), exit code {result.exit_code}", err=True
+        f"peak {size(result.peak)} resident in {result.seconds:.1f} s ({result.samples} samples), exit code {result.exit_code}",
+        err=True,
     )
     raise SystemExit(result.exit_code)

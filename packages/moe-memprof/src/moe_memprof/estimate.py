@@ -8,7 +8,15 @@ from __future__ import annotations
 from collections import Counter
 
 from moe_memprof.activations import F32, LayerMemory, head_memory, layer_memory
-from moe_memprof.inventory import ModelShape, TensorSpec, active_parameters, adapter_elements, count_by_role, read_shape, tensors
+from moe_memprof.inventory import (
+    ModelShape,
+    TensorSpec,
+    active_parameters,
+    adapter_elements,
+    count_by_role,
+    read_shape,
+    tensors,
+)
 from moe_memprof.plan import BASELINE, Estimate, Part, Phase
 from moe_memprof.spec import RunSpec
 
@@ -47,10 +55,10 @@ def estimate(spec: RunSpec) -> Estimate:
         active_parameters=active_parameters(shape, found),
         trainable_parameters=total if spec.method == "full" else sum(adapters.values()),
         phases=(
-            _load(shape, found, spec),
+            _load(found, spec),
             _step(shape, found, spec, adapters),
             _evaluate(shape, found, spec, adapters),
-            _save(shape, found, spec, adapters),
+            _save(found, spec, adapters),
         ),
         not_modelled=NOT_MODELLED,
     )
@@ -65,19 +73,32 @@ def _adapters(shape: ModelShape, found: list[TensorSpec], spec: RunSpec) -> dict
 def _baseline(spec: RunSpec) -> list[Part]:
     if spec.baseline is None:
         return []
-    return [Part(name=BASELINE, bytes=spec.baseline, kind="measured", formula="resident memory of the process before the model")]
+    return [
+        Part(
+            name=BASELINE,
+            bytes=spec.baseline,
+            kind="measured",
+            formula="resident memory of the process before the model",
+        )
+    ]
 
 
 def _weights(found: list[TensorSpec], spec: RunSpec) -> list[Part]:
     return [
-        Part(name=f"weights: {role}", bytes=n * spec.width, kind="derived", formula=f"{n:,} parameters · {spec.width} bytes")
+        Part(
+            name=f"weights: {role}",
+            bytes=n * spec.width,
+            kind="derived",
+            formula=f"{n:,} parameters · {spec.width} bytes",
+        )
         for role, n in count_by_role(found).items()
     ]
 
 
 def _adapter_weights(adapters: dict[str, int]) -> list[Part]:
     return [
-        Part(name=f"LoRA: {role}", bytes=n * F32, kind="derived", formula=f"{n:,} parameters · 4 bytes") for role, n in adapters.items()
+        Part(name=f"LoRA: {role}", bytes=n * F32, kind="derived", formula=f"{n:,} parameters · 4 bytes")
+        for role, n in adapters.items()
     ]
 
 
@@ -85,7 +106,14 @@ def _optimizer(found: list[TensorSpec], spec: RunSpec, adapters: dict[str, int])
     elements, width = _trainable(found, spec, adapters)
     if spec.optimizer == "sgd":
         return []
-    return [Part(name="optimizer state", bytes=2 * elements * width, kind="derived", formula="two moments per trainable parameter")]
+    return [
+        Part(
+            name="optimizer state",
+            bytes=2 * elements * width,
+            kind="derived",
+            formula="two moments per trainable parameter",
+        )
+    ]
 
 
 def _trainable(found: list[TensorSpec], spec: RunSpec, adapters: dict[str, int]) -> tuple[int, int]:
@@ -95,7 +123,7 @@ def _trainable(found: list[TensorSpec], spec: RunSpec, adapters: dict[str, int])
     return sum(adapters.values()), F32
 
 
-def _load(shape: ModelShape, found: list[TensorSpec], spec: RunSpec) -> Phase:
+def _load(found: list[TensorSpec], spec: RunSpec) -> Phase:
     largest = max(t.elements for t in found)
     reading = Part(
         name="tensor being read",
@@ -103,7 +131,9 @@ def _load(shape: ModelShape, found: list[TensorSpec], spec: RunSpec) -> Phase:
         kind="heuristic",
         formula="the largest weight once more: fused experts are stacked from the file's separate ones",
     )
-    return Phase(name="load", moment="reading the last weights", parts=(*_baseline(spec), *_weights(found, spec), reading))
+    return Phase(
+        name="load", moment="reading the last weights", parts=(*_baseline(spec), *_weights(found, spec), reading)
+    )
 
 
 def _step(shape: ModelShape, found: list[TensorSpec], spec: RunSpec, adapters: dict[str, int]) -> Phase:
@@ -112,7 +142,7 @@ def _step(shape: ModelShape, found: list[TensorSpec], spec: RunSpec, adapters: d
     Gradients grow from the last layer on while saved activations go: both are counted at each of these moments.
     """
     memories = [layer_memory(shape, spec, layer) for layer in range(shape.layers)]
-    grads = _layer_gradients(shape, found, spec, adapters)
+    grads = _layer_gradients(shape, found, spec)
     head_forward, head_backward = head_memory(shape, spec)
     outer = _outer_gradient(found, spec)
     moments: list[tuple[str, Counter[str]]] = []
@@ -130,7 +160,12 @@ def _step(shape: ModelShape, found: list[TensorSpec], spec: RunSpec, adapters: d
     moment, highest = max(moments, key=lambda m: sum(m[1].values()))
     fixed = [*_baseline(spec), *_weights(found, spec), *_adapter_weights(adapters), *_optimizer(found, spec, adapters)]
     parts = [
-        Part(name=name, bytes=size, kind="derived", formula=_FORMULAS.get(name, "trainable parameters whose backward pass is over"))
+        Part(
+            name=name,
+            bytes=size,
+            kind="derived",
+            formula=_FORMULAS.get(name, "trainable parameters whose backward pass is over"),
+        )
         for name, size in highest.items()
         if size
     ]
@@ -157,12 +192,17 @@ def _held(shape: ModelShape, spec: RunSpec, memories: list[LayerMemory]) -> list
     return [{"checkpoints": spec.tokens * shape.hidden * spec.width} for _ in memories]
 
 
-def _layer_gradients(shape: ModelShape, found: list[TensorSpec], spec: RunSpec, adapters: dict[str, int]) -> list[int]:
+def _layer_gradients(shape: ModelShape, found: list[TensorSpec], spec: RunSpec) -> list[int]:
     if spec.method == "full":
         return [sum(t.elements for t in found if t.layer == layer) * spec.width for layer in range(shape.layers)]
     in_layer = [[t for t in found if t.layer == layer] for layer in range(shape.layers)]
     return [
-        sum(adapter_elements(shape, ts, rank=spec.lora_rank, attention=spec.lora_attention, experts=spec.lora_experts).values()) * F32
+        sum(
+            adapter_elements(
+                shape, ts, rank=spec.lora_rank, attention=spec.lora_attention, experts=spec.lora_experts
+            ).values()
+        )
+        * F32
         for ts in in_layer
     ]
 
@@ -176,7 +216,9 @@ def _evaluate(shape: ModelShape, found: list[TensorSpec], spec: RunSpec, adapter
     cache = 2 * shape.layers * spec.eval_sequences * spec.eval_length * shape.key_value * spec.width
     logits = spec.eval_sequences * shape.vocabulary * (spec.width + F32)
     prompt = spec.eval_sequences * spec.eval_length
-    working = prompt * spec.width * (4 * shape.hidden + shape.top_k * (2 * shape.hidden + 3 * shape.expert_intermediate))
+    working = (
+        prompt * spec.width * (4 * shape.hidden + shape.top_k * (2 * shape.hidden + 3 * shape.expert_intermediate))
+    )
     parts = [
         *_baseline(spec),
         *_weights(found, spec),
@@ -195,12 +237,17 @@ def _evaluate(shape: ModelShape, found: list[TensorSpec], spec: RunSpec, adapter
         # Built for one layer at a time where the adapter is not merged; a saved copy of the base where it is.
         base = sum(t.elements for t in found if t.role in {"attention", "routed expert"}) * spec.width
         parts.append(
-            Part(name="base weights beside merged ones", bytes=base, kind="derived", formula="kept to be put back after the evaluation")
+            Part(
+                name="base weights beside merged ones",
+                bytes=base,
+                kind="derived",
+                formula="kept to be put back after the evaluation",
+            )
         )
     return Phase(name="evaluate", moment="the longest answers' last token", parts=tuple(parts))
 
 
-def _save(shape: ModelShape, found: list[TensorSpec], spec: RunSpec, adapters: dict[str, int]) -> Phase:
+def _save(found: list[TensorSpec], spec: RunSpec, adapters: dict[str, int]) -> Phase:
     elements, width = _trainable(found, spec, adapters)
     copy = Part(
         name="file being written",

@@ -83,7 +83,9 @@ def read_shape(config: Mapping[str, Any]) -> ModelShape:
         for name in (key, *others):
             if isinstance(config.get(name), int):
                 return int(config[name])
-        raise MemprofError(f"config of {kind}: {key} is missing or no whole number; the file is not a complete config.json")
+        raise MemprofError(
+            f"config of {kind}: {key} is missing or no whole number; the file is not a complete config.json"
+        )
 
     layers, hidden, heads = need("num_hidden_layers"), need("hidden_size"), need("num_attention_heads")
     dense: frozenset[int] = frozenset()
@@ -111,12 +113,18 @@ def read_shape(config: Mapping[str, Any]) -> ModelShape:
 
 def tensors(shape: ModelShape) -> list[TensorSpec]:
     """Every weight of the causal language model; tied ones once."""
-    found = [TensorSpec(name="model.embed_tokens.weight", shape=(shape.vocabulary, shape.hidden), role="embedding", layer=None)]
+    found = [
+        TensorSpec(
+            name="model.embed_tokens.weight", shape=(shape.vocabulary, shape.hidden), role="embedding", layer=None
+        )
+    ]
     for layer in range(shape.layers):
         found += _layer(shape, layer)
     found.append(TensorSpec(name="model.norm.weight", shape=(shape.hidden,), role="norm", layer=None))
     if not shape.tied:
-        found.append(TensorSpec(name="lm_head.weight", shape=(shape.vocabulary, shape.hidden), role="embedding", layer=None))
+        found.append(
+            TensorSpec(name="lm_head.weight", shape=(shape.vocabulary, shape.hidden), role="embedding", layer=None)
+        )
     return found
 
 
@@ -157,7 +165,9 @@ def active_parameters(shape: ModelShape, found: list[TensorSpec]) -> int:
     return sum(t.elements for t in found) - experts + experts * shape.top_k // shape.experts
 
 
-def adapter_elements(shape: ModelShape, found: list[TensorSpec], *, rank: int, attention: bool, experts: bool) -> dict[str, int]:
+def adapter_elements(
+    shape: ModelShape, found: list[TensorSpec], *, rank: int, attention: bool, experts: bool
+) -> dict[str, int]:
     """Parameters of LoRA's A and B, by what they adapt: `attention` and `routed expert`."""
     counts = {"attention": 0, "routed expert": 0}
     for tensor in found:

@@ -80,7 +80,9 @@ class Receipt:
         if schema != SCHEMA:
             raise MemprofError(f"receipt {path}: its schema is {schema}, this version reads {SCHEMA}")
         return cls(
-            label=values["label"], readings=tuple(Reading(**r) for r in values["phases"]), environment=values["environment"]
+            label=values["label"],
+            readings=tuple(Reading(**r) for r in values["phases"]),
+            environment=values["environment"],
         )
 
 

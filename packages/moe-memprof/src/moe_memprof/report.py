@@ -11,13 +11,15 @@ from rich.text import Text
 from moe_memprof.plan import Estimate, Phase
 from moe_memprof.receipts import Receipt, summarise
 
-MIB, GIB = 2**20, 2**30
+KIB, MIB, GIB = 2**10, 2**20, 2**30
 _BAR = 24
 
 
 def size(count: float) -> str:
-    """Bytes as MiB, or as GiB from one on."""
-    return f"{count / GIB:.2f} GiB" if abs(count) >= GIB else f"{count / MIB:.1f} MiB"
+    """Bytes as KiB below a tenth of a MiB, as GiB from one on, as MiB between."""
+    if abs(count) >= GIB:
+        return f"{count / GIB:.2f} GiB"
+    return f"{count / MIB:.1f} MiB" if abs(count) >= MIB / 10 or not count else f"{count / KIB:.1f} KiB"
 
 
 def _count(n: int) -> str:
@@ -63,11 +65,16 @@ def _phases(estimate: Estimate, binding: Phase) -> Table:
 
 
 def _parts(phase: Phase, *, reasons: bool) -> Table:
-    table = Table(title=f"the binding phase, {phase.name}: at {phase.moment}", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table = Table(
+        title=f"the binding phase, {phase.name}: at {phase.moment}",
+        title_justify="left",
+        box=None,
+        padding=(0, 2, 0, 0),
+    )
     table.add_column("part", no_wrap=True)
     table.add_column("size", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
-    table.add_column("how it is known", style="dim")
+    table.add_column("how it is known" if reasons else "known", style="dim")
     top = max(part.bytes for part in phase.parts)
     for part in sorted(phase.parts, key=lambda p: -p.bytes):
         if part.bytes:
@@ -87,7 +94,11 @@ def render_receipts(console: Console, receipts: Sequence[Receipt]) -> None:
     for receipt in receipts:
         for reading in receipt.readings:
             table.add_row(
-                receipt.label, reading.phase, size(reading.estimated), size(reading.measured), f"{100 * reading.error:+.1f} %"
+                receipt.label,
+                reading.phase,
+                size(reading.estimated),
+                size(reading.measured),
+                f"{100 * reading.error:+.1f} %",
             )
     console.print(table)
     summary = summarise(receipts)

@@ -81,7 +81,9 @@ def read_config(model: str | Path) -> dict[str, Any]:
     if not path.is_file():
         path = _cached(str(model)) or path
     if not path.is_file():
-        raise MemprofError(f"model {model}: no config.json there; give a folder, a config.json, or a hub id that is in the local cache")
+        raise MemprofError(
+            f"model {model}: no config.json there; give a folder, a config.json, or a hub id that is in the local cache"
+        )
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

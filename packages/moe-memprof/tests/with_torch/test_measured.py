@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
 from moe_memprof import RunSpec, estimate
 from moe_memprof.inventory import read_shape, tensors
 from moe_memprof.measure import measure_step
 from test_inventory import MIXTRAL_8X7B, OLMOE_1B_7B, QWEN3_30B_A3B
-from transformers import AutoConfig, AutoModelForCausalLM
 
 MIB = 2**20
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from moe_router.architectures.base import MoELayer
@@ -162,13 +163,14 @@ class RoutingRecorder:
             raise RouterError("layers with different numbers of experts cannot share one trace")
         empty = LayerCounts(experts, torch.device("cpu"))
 
-        def stack(field: str) -> Any:
+        def stack(field: str) -> NDArray[Any]:
             rows = [
-                [getattr(self._counts.get((g, n), empty), field).cpu().numpy() for n in range(len(self.layers))] for g in groups
+                [getattr(self._counts.get((g, n), empty), field).cpu().numpy() for n in range(len(self.layers))]
+                for g in groups
             ]
             return np.array(rows)
 
-        tokens_GL = stack("tokens") if groups else np.zeros((0, len(self.layers)))
+        tokens_GL = stack("tokens") if groups else np.zeros((0, len(self.layers)), dtype=np.int64)
         if not tokens_GL.any():
             raise RouterError(
                 "no token was recorded: run the model inside the recorder's context (hooks attached after a torch.compile'd "

@@ -61,11 +61,20 @@ def inspect(model: str, as_json: bool) -> None:
         with torch.device("meta"):
             built = AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError, KeyError) as error:
-        raise RouterError(f"model {model}: transformers cannot build it: {' '.join(str(error).split())[:300]}") from None
+        raise RouterError(
+            f"model {model}: transformers cannot build it: {' '.join(str(error).split())[:300]}"
+        ) from None
     layers = find_moe_layers(built)
     if as_json:
         rows = [
-            {"name": x.name, "router": x.router_name, "experts": x.num_experts, "top_k": x.top_k, "adapter": x.adapter.name} for x in layers
+            {
+                "name": x.name,
+                "router": x.router_name,
+                "experts": x.num_experts,
+                "top_k": x.top_k,
+                "adapter": x.adapter.name,
+            }
+            for x in layers
         ]
         click.echo(json.dumps({"schema": "moe-router/layers@1", "layers": rows}, indent=1))
     elif layers:
@@ -95,7 +104,13 @@ def architectures(as_json: bool) -> None:
 @click.option("-o", "--output", required=True, type=FILE, help="The trace to write.")
 @click.option("--by", help="A field of the records to count by, such as task.")
 @click.option("--batch", default=8, show_default=True, type=click.IntRange(min=1), help="Records in one forward pass.")
-@click.option("--max-length", default=2048, show_default=True, type=click.IntRange(min=1), help="Tokens of a record that are read.")
+@click.option(
+    "--max-length",
+    default=2048,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Tokens of a record that are read.",
+)
 @_mendable
 def trace(model: str, data: Path, output: Path, by: str | None, batch: int, max_length: int) -> None:
     """Record where MODEL routes the records of DATA, a JSONL file of text, prompt/completion or messages."""
@@ -123,7 +138,11 @@ def trace(model: str, data: Path, output: Path, by: str | None, batch: int, max_
         for part in _chunks([ids[:max_length] for g, ids in records if g == group], batch)
     ]
     console = Console()
-    with RoutingRecorder(loaded) as recorder, torch.inference_mode(), Progress(console=console, disable=not console.is_terminal) as bar:
+    with (
+        RoutingRecorder(loaded) as recorder,
+        torch.inference_mode(),
+        Progress(console=console, disable=not console.is_terminal) as bar,
+    ):
         task = bar.add_task("tracing", total=len(groups))
         for group, part in groups:
             width = max(map(len, part))
@@ -169,7 +188,9 @@ def analyze(trace_file: Path, as_json: bool) -> None:
 @main.command()
 @click.argument("before", type=FILE)
 @click.argument("after", type=FILE)
-@click.option("--fail-above", type=click.FloatRange(0, 1), help="Exit 1 when a layer's divergence is above this many bits.")
+@click.option(
+    "--fail-above", type=click.FloatRange(0, 1), help="Exit 1 when a layer's divergence is above this many bits."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the divergences as JSON.")
 @_mendable
 def diff(before: Path, after: Path, fail_above: float | None, as_json: bool) -> None:

@@ -39,7 +39,10 @@ def _ids(record: Any, tokenizer: Any, where: str) -> list[int]:
     if isinstance(record, dict) and isinstance(record.get("text"), str):
         return list(tokenizer(record["text"])["input_ids"])
     if isinstance(record, dict) and "prompt" in record and "completion" in record:
-        turns = [{"role": "user", "content": str(record["prompt"])}, {"role": "assistant", "content": str(record["completion"])}]
+        turns = [
+            {"role": "user", "content": str(record["prompt"])},
+            {"role": "assistant", "content": str(record["completion"])},
+        ]
     elif isinstance(record, dict) and isinstance(record.get("messages"), list):
         turns = record["messages"]
     else:

@@ -49,10 +49,14 @@ class RoutingTrace:
         """
         shape = (len(self.groups), len(self.layers), self.num_experts)
         if any(a.shape != shape for a in (self.counts_GLE, self.first_GLE, self.mass_GLE)):
-            raise RouterError(f"trace: arrays of {self.counts_GLE.shape} where {shape} (groups, layers, experts) are stated")
+            raise RouterError(
+                f"trace: arrays of {self.counts_GLE.shape} where {shape} (groups, layers, experts) are stated"
+            )
         expected_GL = np.broadcast_to((self.tokens_G * self.top_k)[:, None], shape[:2])
         if (self.counts_GLE.sum(-1) != expected_GL).any():
-            raise RouterError("trace: the assignments of a layer are not tokens times top-k; part of the routing is missing")
+            raise RouterError(
+                "trace: the assignments of a layer are not tokens times top-k; part of the routing is missing"
+            )
 
     def save(self, path: Path) -> None:
         """Write the file at once: a stop leaves the old one or the new."""
@@ -99,7 +103,9 @@ class RoutingTrace:
         if header is None:
             raise RouterError(f"trace {path}: a safetensors file, but not a routing trace")
         if header["schema"] != SCHEMA:
-            raise RouterError(f"trace {path}: written as {header['schema']}, this version reads {SCHEMA}; upgrade moe-router")
+            raise RouterError(
+                f"trace {path}: written as {header['schema']}, this version reads {SCHEMA}; upgrade moe-router"
+            )
         return cls(
             model=header["model"],
             layers=tuple(header["layers"]),

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 from moe_train.errors import TrainError
 
 if TYPE_CHECKING:
-    from moe_router import MoELayer
     from peft import PeftModel
     from torch import nn
     from transformers import PreTrainedModel
 
+    from moe_router import MoELayer
     from moe_train.config import LoraSection
 
 _ATTENTION = re.compile(r"(^|[._])(attn|attention)([._]|$)")
@@ -46,7 +46,9 @@ def find_targets(model: PreTrainedModel, layers: list[MoELayer], lora: LoraSecti
     if lora.attention:
         attention = tuple(n for n, m in model.named_modules() if isinstance(m, nn.Linear) and _ATTENTION.search(n))
         if not attention:
-            raise TrainError("lora.attention: no linear layer of an attention block was found in this model; set lora.attention=false")
+            raise TrainError(
+                "lora.attention: no linear layer of an attention block was found in this model; set lora.attention=false"
+            )
     experts: list[str] = []
     if lora.experts and layers:
         for layer in layers:
@@ -58,7 +60,9 @@ def find_targets(model: PreTrainedModel, layers: list[MoELayer], lora: LoraSecti
 
 def _fused_parameters(layer: MoELayer) -> list[str]:
     if layer.experts is None or layer.experts_name is None:
-        raise TrainError(f"lora.experts: the experts of {layer.name} were not found; set lora.experts=false to train attention alone")
+        raise TrainError(
+            f"lora.experts: the experts of {layer.name} were not found; set lora.experts=false to train attention alone"
+        )
     names = [
         f"{layer.experts_name}.{name}"
         for name, parameter in layer.experts.named_parameters(recurse=False)

@@ -85,7 +85,9 @@ def load_checkpoint(
     saved = load_file(path / "trainable.safetensors")
     if saved.keys() != parameters.keys():
         odd = sorted(saved.keys() ^ parameters.keys())
-        raise TrainError(f"checkpoint {path}: trains other weights than this configuration ({len(odd)} differ, first {odd[0]})")
+        raise TrainError(
+            f"checkpoint {path}: trains other weights than this configuration ({len(odd)} differ, first {odd[0]})"
+        )
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(saved[name])

@@ -148,7 +148,9 @@ class RunConfig(_Section):
         return self
 
 
-def load_config(path: Path | None = None, overrides: Iterable[str] = (), base: Mapping[str, Any] | None = None) -> RunConfig:
+def load_config(
+    path: Path | None = None, overrides: Iterable[str] = (), base: Mapping[str, Any] | None = None
+) -> RunConfig:
     """The configuration from a YAML file and `key=value` arguments (`training.steps=20`), over `base`.
 
     Raises:
@@ -256,7 +258,8 @@ def config_keys() -> dict[str, str]:
 
 def dump_config(config: RunConfig) -> str:
     """The configuration as YAML that `load_config` reads back to an equal one."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return text
 
 
 def quickstart_values() -> dict[str, Any]:

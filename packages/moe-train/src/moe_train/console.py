@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,20 +13,15 @@ from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from moe_memprof.report import size
+
 if TYPE_CHECKING:
     from moe_memprof.receipts import Receipt
-
     from moe_train.memory import MemoryPlan
     from moe_train.verify import Proof
     from moe_train.workflow import Outcome
 
-MIB, GIB = 2**20, 2**30
 _COLOURS = {"better": "green", "equivalent": "cyan", "worse": "red", "not enough data": "yellow"}
-
-
-def size(count: float) -> str:
-    """Bytes as MiB, or as GiB from one on."""
-    return f"{count / GIB:.2f} GiB" if abs(count) >= GIB else f"{count / MIB:.1f} MiB"
 
 
 class Screen:
@@ -47,7 +43,10 @@ class Screen:
             f"torch {packages['torch']}, transformers {packages['transformers']}, peft {packages['peft']}",
         )
         train, items = data["train"], data["test_items"]
-        table.add_row("train", f"{train['count']:,} records{_by_task(train['by_task'])}, {train['completion_tokens']:,} completion tokens")
+        table.add_row(
+            "train",
+            f"{train['count']:,} records{_by_task(train['by_task'])}, {train['completion_tokens']:,} completion tokens",
+        )
         judged = f"{data['held_out']['count']:,} records held out for the loss"
         if items["count"]:
             judged += f"; {items['count']:,} test items to answer{_by_task(items['by_task'])}"
@@ -69,7 +68,13 @@ class Screen:
 
     def proof(self, proof: Proof) -> None:
         """The trainability proof, component by component."""
-        table = Table(title="What trains, shown on one real batch", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+        table = Table(
+            title="What trains, shown on one real batch",
+            title_justify="left",
+            title_style="bold",
+            box=None,
+            padding=(0, 2, 0, 0),
+        )
         table.add_column("component", no_wrap=True)
         for column in ("weights", "tensors", "adapted / asked", "trainable", "gradient ≠ 0"):
             table.add_column(column, justify="right")
@@ -79,7 +84,15 @@ class Screen:
             state = "[dim]frozen[/]" if c.frozen else ("[green]trains[/]" if good else "[red]does not agree[/]")
             adapted = f"{c.adapted} / {c.matched}" if c.adapted or c.matched else "–"
             gradient = f"{c.gradient_nonzero} / {c.adapted}" if c.adapted else "–"
-            table.add_row(c.component, f"{c.parameters:,}", str(c.tensors), adapted, f"{c.trainable_parameters or 0:,}", gradient, state)
+            table.add_row(
+                c.component,
+                f"{c.parameters:,}",
+                str(c.tensors),
+                adapted,
+                f"{c.trainable_parameters or 0:,}",
+                gradient,
+                state,
+            )
         self.console.print(table)
         if proof.experts_reached is not None:
             self.console.print(
@@ -97,14 +110,16 @@ class Screen:
 
     @contextmanager
     def training(self, *, steps: int, done: int) -> Iterator[Callable[[dict[str, Any]], None]]:
-        """A bar with the loss; without a terminal, a line now and then."""
+        """A bar with the loss, the mean of an eighth of the steps; without a terminal, a line now and then."""
         title = "training" if done == 0 else f"training (from step {done})"
         every = max(1, steps // 8)
+        recent: deque[float] = deque(maxlen=every)
         with self._bar("steps", "{task.fields[state]}") as bar:
             task = bar.add_task(title, total=steps, completed=done, state="")
 
             def on_step(line: dict[str, Any]) -> None:
-                state = f"loss {line['loss']:.3f}  {line['tokens_per_s']:,.0f} tok/s"
+                recent.append(line["loss"])
+                state = f"loss {sum(recent) / len(recent):.3f}  {line['tokens_per_s']:,.0f} tok/s"
                 if "max_vio" in line:
                     entropy = sum(line["load_entropy"]) / len(line["load_entropy"])
                     state += f"  load entropy {entropy:.2f}  MaxVio {max(line['max_vio']):.2f}"
@@ -156,13 +171,11 @@ class Screen:
 
 def receipt_lines(receipt: Receipt) -> list[str]:
     """The receipt in words: one line for each phase that was measured."""
-    lines = []
-    for reading in receipt.readings:
-        lines.append(
-            f"memory of a {reading.phase}'s tensors: planned {size(reading.estimated)}, measured {size(reading.measured)} "
-            f"({reading.error:+.1%})"
-        )
-    return lines
+    return [
+        f"memory of a {reading.phase}'s tensors: planned {size(reading.estimated)}, measured {size(reading.measured)} "
+        f"({reading.error:+.1%})"
+        for reading in receipt.readings
+    ]
 
 
 def _by_task(counts: dict[str, int]) -> str:

@@ -99,7 +99,9 @@ def _object(line: str, where: str) -> dict[str, Any]:
     try:
         values = json.loads(line)
     except json.JSONDecodeError as error:
-        raise TrainError(f"data {where}: not JSON ({error.msg} at column {error.colno}); one object to a line") from None
+        raise TrainError(
+            f"data {where}: not JSON ({error.msg} at column {error.colno}); one object to a line"
+        ) from None
     if not isinstance(values, dict):
         raise TrainError(f"data {where}: expected an object, found a {type(values).__name__}")
     return values
@@ -162,7 +164,8 @@ def split_records(records: Iterable[Record], *, held_out: float, held_out_max: i
     """
     unique = {record.id: record for record in records}
     total = len(list(records)) if not isinstance(records, Sequence) else len(records)
-    train, out = [], []
+    train: list[Record] = []
+    out: list[Record] = []
     for record in unique.values():
         (out if int(record.prompt_id, 16) < held_out * 16**16 else train).append(record)
     out.sort(key=lambda record: record.prompt_id)
@@ -230,7 +233,9 @@ def _tokenise_one(record: Record, tokenizer: PreTrainedTokenizerBase) -> Sample:
         return Sample([*prompt, *completion, *end], len(prompt), record)
     turns = list(record.prompt)
     prompt_text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    whole_text = tokenizer.apply_chat_template([*turns, {"role": "assistant", "content": record.completion}], tokenize=False)
+    whole_text = tokenizer.apply_chat_template(
+        [*turns, {"role": "assistant", "content": record.completion}], tokenize=False
+    )
     assert isinstance(prompt_text, str)
     assert isinstance(whole_text, str)
     if not whole_text.startswith(prompt_text):

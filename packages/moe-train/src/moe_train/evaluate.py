@@ -16,9 +16,9 @@ from moe_train.data import Record, prompt_id
 from moe_train.errors import TrainError
 
 if TYPE_CHECKING:
-    from moe_bench import Item
     from torch import nn
 
+    from moe_bench import Item
     from moe_train.config import EvaluationConfig
     from moe_train.model import LoadedModel
 
@@ -76,7 +76,7 @@ def ready_to_generate(model: nn.Module, *, adapted: bool) -> Iterator[nn.Module]
             yield model
     elif next(model.parameters()).dtype == torch.float32:
         # PEFT's merge adds and its unmerge subtracts: put the exact weights back instead.
-        before = {name: p.detach().clone() for name, p in model.named_parameters() if "lora_" not in name and _adapted(name, model)}
+        before = {name: p.detach().clone() for name, p in model.named_parameters() if ".base_layer" in name}
         model.merge_adapter()
         try:
             yield model
@@ -88,10 +88,6 @@ def ready_to_generate(model: nn.Module, *, adapted: bool) -> Iterator[nn.Module]
                         parameter.copy_(before[name])
     else:
         yield model
-
-
-def _adapted(name: str, model: nn.Module) -> bool:
-    return ".base_layer" in name
 
 
 def answer_items(
@@ -161,7 +157,9 @@ def compare_losses(before: Sequence[float], after: Sequence[float], *, seed: int
     low = high = float(change.mean())
     p_value = 1.0
     if np.ptp(change) > 0:
-        interval = stats.bootstrap((change,), np.mean, n_resamples=_RESAMPLES, rng=np.random.default_rng(seed)).confidence_interval
+        interval = stats.bootstrap(
+            (change,), np.mean, n_resamples=_RESAMPLES, rng=np.random.default_rng(seed)
+        ).confidence_interval
         low, high = float(interval.low), float(interval.high)
         p_value = float(
             stats.permutation_test(

@@ -42,7 +42,9 @@ def _os_error(error: BaseException | None) -> OSError | None:
     while error is not None:
         if isinstance(error, OSError) and error.errno is not None:
             return error
-        if any(text in str(error) for text in ("No space left on device", "File too large", "os error 28", "os error 27")):
+        if any(
+            text in str(error) for text in ("No space left on device", "File too large", "os error 28", "os error 27")
+        ):
             return OSError(errno.ENOSPC, "no space left")
         error = error.__cause__ or error.__context__
     return None

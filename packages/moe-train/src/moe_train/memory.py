@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from moe_memprof import Estimate
     from moe_memprof.measure import StepMemory
     from moe_memprof.receipts import Receipt
-
     from moe_train.config import RunConfig
     from moe_train.model import LoadedModel
     from moe_train.prepare import Data
@@ -42,7 +41,13 @@ class MemoryPlan:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, schema moe-train/plan@1."""
         estimate = None if self.estimate is None else self.estimate.to_dict()
-        return {"schema": SCHEMA, "estimate": estimate, "reason": self.reason, "available": self.available, "needed": self.needed}
+        return {
+            "schema": SCHEMA,
+            "estimate": estimate,
+            "reason": self.reason,
+            "available": self.available,
+            "needed": self.needed,
+        }
 
 
 def _weights(estimate: Estimate) -> int:
@@ -50,7 +55,9 @@ def _weights(estimate: Estimate) -> int:
     return sum(part.bytes for part in estimate.phase("step").parts if part.name.startswith("weights:"))
 
 
-def largest_micro_batch(samples: Sequence[Sample], *, batch_size: int, max_tokens: int, steps: int, seed: int) -> list[Sample]:
+def largest_micro_batch(
+    samples: Sequence[Sample], *, batch_size: int, max_tokens: int, steps: int, seed: int
+) -> list[Sample]:
     """Of all micro-batches that the run will execute, the one with the most padded tokens."""
     best: list[Sample] = []
     for step in range(steps):

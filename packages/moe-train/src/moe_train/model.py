@@ -52,7 +52,9 @@ def resolve_model(name: str) -> str:
         raise TrainError(f"model {name}: is a file; name the folder that holds it")
     looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1
     if looks_local:
-        raise TrainError(f"model {name}: no such folder; give a folder with a config.json, a hub id (owner/name) or `embedded`")
+        raise TrainError(
+            f"model {name}: no such folder; give a folder with a config.json, a hub id (owner/name) or `embedded`"
+        )
     return name
 
 
@@ -75,7 +77,9 @@ def choose_device(wanted: str) -> torch.device:
     import torch
 
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise TrainError("device: cuda was asked for, but torch sees no GPU; use device=cpu or install a CUDA build of torch")
+        raise TrainError(
+            "device: cuda was asked for, but torch sees no GPU; use device=cpu or install a CUDA build of torch"
+        )
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(wanted)
@@ -99,8 +103,9 @@ def load_model(
         TrainError: an unknown model, one whose architecture transformers does not know, one without a tokenizer, or one in
             which no MoE layer is found while `allow_standard_training` is off (with the diagnosis).
     """
-    from moe_router import RouterError, diagnose, find_moe_layers
     from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from moe_router import RouterError, diagnose, find_moe_layers
 
     path = resolve_model(name)
     try:
@@ -121,7 +126,9 @@ def load_model(
         )
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     if pad_id is None:
-        raise TrainError(f"model {name}: its tokenizer has neither a padding nor an end token; set pad_token in tokenizer_config.json")
+        raise TrainError(
+            f"model {name}: its tokenizer has neither a padding nor an end token; set pad_token in tokenizer_config.json"
+        )
     model.config.use_cache = False  # a cache of keys and values is of no use in training
     return LoadedModel(
         model=model.to(device), tokenizer=tokenizer, name=name, path=path, moe_layers=len(layers), pad_id=pad_id

@@ -21,7 +21,6 @@ from moe_train.model import LoadedModel, choose_device, choose_dtype, load_model
 
 if TYPE_CHECKING:
     from moe_bench import Item
-
     from moe_train.config import RunConfig
 
 DATA_SCHEMA = "moe-train/data@1"
@@ -53,7 +52,10 @@ class Data:
             },
             "duplicates_dropped": self.duplicates,
             "too_long_dropped": self.too_long,
-            "shared_prompts": {"train_and_held_out": 0, "train_and_test_items": 0},  # `prepare_data` refuses any other number
+            "shared_prompts": {
+                "train_and_held_out": 0,
+                "train_and_test_items": 0,
+            },  # `prepare_data` refuses any other number
         }
 
 
@@ -76,7 +78,6 @@ def generated_records(config: RunConfig) -> list[Record]:
     """Training records of the families in `data.tasks`."""
     from moe_bench import BenchError
     from moe_bench.tasks import make_items
-
     from moe_train.errors import TrainError
 
     try:

@@ -25,9 +25,9 @@ from moe_train.files import append_line, keep_lines
 
 if TYPE_CHECKING:
     import torch
-    from moe_router import RoutingBalancer, StepRouting
     from torch import Tensor, nn
 
+    from moe_router import RoutingBalancer, StepRouting
     from moe_train.config import RunConfig
 
 FINAL_RATE = 0.1
@@ -84,7 +84,9 @@ def batch_gradients(
     total = 0.0
     for group in groups:
         device = next(model.parameters()).device
-        watching = contextlib.nullcontext() if balancer is None else balancer.micro_batch(group.attention_mask_BS.to(device))
+        watching = (
+            contextlib.nullcontext() if balancer is None else balancer.micro_batch(group.attention_mask_BS.to(device))
+        )
         with watching:
             loss = completion_loss(model, group) / completion_tokens
             objective = loss if balancer is None else loss + balancer.loss()
@@ -238,7 +240,9 @@ def record_losses(
             batch = collate(group, pad_id=pad_id)
             labels_BS = batch.labels_BS.to(device)
             logits_BSV = model(
-                input_ids=batch.input_ids_BS.to(device), attention_mask=batch.attention_mask_BS.to(device), use_cache=False
+                input_ids=batch.input_ids_BS.to(device),
+                attention_mask=batch.attention_mask_BS.to(device),
+                use_cache=False,
             ).logits[:, :-1]
             losses_BS = functional.cross_entropy(
                 logits_BSV.float().transpose(1, 2), labels_BS[:, 1:], reduction="none", ignore_index=IGNORED

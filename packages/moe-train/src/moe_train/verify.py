@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from moe_train.errors import TrainError
 
 if TYPE_CHECKING:
-    from moe_router import MoELayer
     from torch import nn
 
+    from moe_router import MoELayer
     from moe_train.adapters import Targets
 
 SCHEMA = "moe-train/proof@1"

@@ -25,11 +25,11 @@ from moe_train.trainer import StepResult, Trainer, batch_gradients, record_losse
 from moe_train.verify import Proof, prove
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from moe_bench.compare import Comparison
     from moe_memprof.measure import MemoryTracker, StepMemory
     from moe_router import MoELayer, RoutingBalancer
-    from torch import nn
-
     from moe_train.console import Screen
     from moe_train.model import LoadedModel
 
@@ -88,7 +88,9 @@ def start(config: RunConfig, screen: Screen) -> Outcome:
     """
     folder = Path(config.output) / run_name(config)
     if folder.exists():
-        raise TrainError(f"run {folder}: exists already; `moe-train resume {folder}` goes on with it, name=OTHER starts another")
+        raise TrainError(
+            f"run {folder}: exists already; `moe-train resume {folder}` goes on with it, name=OTHER starts another"
+        )
     loaded, data = prepare(config)
     layers = find_layers(loaded)
     targets = planned_targets(config, loaded, layers)
@@ -112,7 +114,9 @@ def resume(folder: Path, screen: Screen) -> Outcome:
     loaded, data = prepare(config)
     before = folder / "data.json"
     if before.is_file() and read_json(before) != data.to_dict():
-        raise TrainError(f"run {folder}: {config.data.path or 'the data'} has changed since it started; start a new run")
+        raise TrainError(
+            f"run {folder}: {config.data.path or 'the data'} has changed since it started; start a new run"
+        )
     layers = find_layers(loaded)
     targets = planned_targets(config, loaded, layers)
     return _execute(_Run(config, folder, loaded, data, screen), layers, targets, plan_memory(config, loaded, data))
@@ -132,6 +136,7 @@ def planned_targets(config: RunConfig, loaded: LoadedModel, layers: list[MoELaye
 
 def _execute(r: _Run, layers: list[MoELayer], targets: Targets | None, plan: MemoryPlan) -> Outcome:
     import torch
+
     from moe_memprof.measure import MemoryTracker
 
     run, config, data, screen = r.run, r.config, r.data, r.screen
@@ -237,8 +242,8 @@ def _judge(r: _Run, model: nn.Module, label: str, tracker: MemoryTracker) -> Non
 def _trace(r: _Run, model: nn.Module, path: Path) -> None:
     """Record where the held-out records are routed, by task."""
     import torch
-    from moe_router import RoutingRecorder
 
+    from moe_router import RoutingRecorder
     from moe_train.data import collate, micro_batches
 
     by_task: dict[str, list[Sample]] = {}
@@ -321,7 +326,9 @@ def conclude(run: Path, screen: Screen) -> Outcome:
         },
     )
     report = write_report(run)
-    outcome = Outcome(run=run, report=report, verdict=verdict, judged_by=judged_by, losses=losses, answers=answers, retained=retained)
+    outcome = Outcome(
+        run=run, report=report, verdict=verdict, judged_by=judged_by, losses=losses, answers=answers, retained=retained
+    )
     screen.verdict(outcome)
     return outcome
 
@@ -336,8 +343,10 @@ def _compare_answers(run: Path) -> tuple[Comparison | None, Comparison | None]:
     tasks = read_json(run / "data.json")["test_items"]["by_task"]
     about = [task for task in tasks if task not in kept]
     try:
-        return tuple(
-            compare_runs(run / "eval" / "base", run / "eval" / "tuned", tasks=names) if names else None for names in (about, kept)
-        )
+        both = [
+            compare_runs(run / "eval" / "base", run / "eval" / "tuned", tasks=names) if names else None
+            for names in (about, kept)
+        ]
     except BenchError as error:
         raise TrainError(str(error)) from None
+    return both[0], both[1]

@@ -79,7 +79,7 @@ def groups_story(rng: Random) -> Problem:
 
 
 def equation_add(rng: Random) -> Problem:
-    """x + a = b, solved by subtraction."""
+    """X + a = b, solved by subtraction."""
     x, a = rng.randint(2, 60), rng.randint(2, 39)
     letter = rng.choice("xyn")
     return Problem(
@@ -90,7 +90,7 @@ def equation_add(rng: Random) -> Problem:
 
 
 def equation_two_step(rng: Random) -> Problem:
-    """a x + b = c, solved by a subtraction and a division."""
+    """A x + b = c, solved by a subtraction and a division."""
     a, x, b = rng.randint(2, 9), rng.randint(2, 12), rng.randint(2, 30)
     c = a * x + b
     letter = rng.choice("xyn")
@@ -107,9 +107,13 @@ def change(rng: Random) -> Problem:
     count, price = rng.randint(2, 9), rng.randint(2, 12)
     cost = count * price
     paid = rng.choice([p for p in (20, 50, 100, 150) if p > cost])
-    prompt = f"{name} buys {count} {thing} at {price} dollars each and pays with {paid}. How much change does {name} get?"
+    prompt = (
+        f"{name} buys {count} {thing} at {price} dollars each and pays with {paid}. How much change does {name} get?"
+    )
     return Problem(
-        prompt=prompt, solution=f"{_product_steps(count, price)}\n{_subtraction_steps(paid, cost)}", answer=str(paid - cost)
+        prompt=prompt,
+        solution=f"{_product_steps(count, price)}\n{_subtraction_steps(paid, cost)}",
+        answer=str(paid - cost),
     )
 
 
@@ -127,10 +131,17 @@ FAMILIES = (
     Family(name="subtraction", operation="calculate", description="subtract by place", generate=subtraction),
     Family(name="multiplication", operation="calculate", description="multiply by place", generate=multiplication),
     Family(name="division", operation="calculate", description="exact division", generate=division),
-    Family(name="one_step_story", operation="calculate", description="story of one sum or difference", generate=one_step_story),
+    Family(
+        name="one_step_story",
+        operation="calculate",
+        description="story of one sum or difference",
+        generate=one_step_story,
+    ),
     Family(name="groups_story", operation="calculate", description="story of equal groups", generate=groups_story),
     Family(name="equation_add", operation="transform", description="solve x + a = b", generate=equation_add),
-    Family(name="equation_two_step", operation="transform", description="solve a x + b = c", generate=equation_two_step),
+    Family(
+        name="equation_two_step", operation="transform", description="solve a x + b = c", generate=equation_two_step
+    ),
     Family(name="change", operation="calculate", description="change from a purchase, two steps", generate=change),
     Family(name="sequence", operation="calculate", description="next term of a sequence", generate=sequence),
 )

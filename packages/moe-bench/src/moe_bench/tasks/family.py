@@ -29,5 +29,22 @@ class Family:
     """Draws one problem; every random choice comes from the generator it is given."""
 
 
-NAMES = ("Ana", "Ben", "Cara", "Dan", "Eva", "Finn", "Gia", "Hugo", "Ida", "Jon", "Kim", "Leo", "Mia", "Ned", "Ola", "Pia")
+NAMES = (
+    "Ana",
+    "Ben",
+    "Cara",
+    "Dan",
+    "Eva",
+    "Finn",
+    "Gia",
+    "Hugo",
+    "Ida",
+    "Jon",
+    "Kim",
+    "Leo",
+    "Mia",
+    "Ned",
+    "Ola",
+    "Pia",
+)
 THINGS = ("pens", "cups", "books", "apples", "stamps", "shells", "cards", "eggs", "rings", "beads", "keys", "nuts")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from random import Random
 
 from moe_bench.tasks.family import NAMES, Family, Problem
@@ -17,13 +18,13 @@ def deduction(rng: Random) -> Problem:
     kinds = rng.sample(_KINDS, rng.choice([2, 3]))
     trait, other = rng.sample(_TRAITS, 2)
     name = rng.choice(NAMES)
-    rules = [f"Every {a} is a {b}." for a, b in zip(kinds, kinds[1:], strict=False)]
+    rules = [f"Every {a} is a {b}." for a, b in pairwise(kinds)]
     rules.append(f"Every {kinds[-1]} is {trait}.")
     rules.append(f"Every {rng.choice([k for k in _KINDS if k not in kinds])} is {other}.")
     rng.shuffle(rules)
     holds = rng.random() < 0.5
     steps = [f"{name} is a {kinds[0]}."]
-    steps += [f"Every {a} is a {b}, so {name} is a {b}." for a, b in zip(kinds, kinds[1:], strict=False)]
+    steps += [f"Every {a} is a {b}, so {name} is a {b}." for a, b in pairwise(kinds)]
     steps.append(f"Every {kinds[-1]} is {trait}, so {name} is {trait}.")
     if not holds:
         steps.append(f"No rule says that {name} is {other}.")

@@ -18,7 +18,9 @@ def comparison(rng: Random) -> Problem:
     larger = rng.random() < 0.5
     ask = "Which is larger, {a} or {b}?" if larger else "Which is smaller, {a} or {b}?"
     sign = ">" if a > b else "<"
-    return Problem(prompt=ask.format(a=a, b=b), solution=f"{a}{sign}{b}", answer=str(max(a, b) if larger else min(a, b)))
+    return Problem(
+        prompt=ask.format(a=a, b=b), solution=f"{a}{sign}{b}", answer=str(max(a, b) if larger else min(a, b))
+    )
 
 
 def _selection_steps(numbers: list[int], word: str, *, descending: bool) -> str:
@@ -103,7 +105,9 @@ def who_has_more(rng: Random) -> Problem:
 FAMILIES = (
     Family(name="comparison", operation="compare", description="larger or smaller of two", generate=comparison),
     Family(name="sort_ascending", operation="compare", description="sort from small to large", generate=sort_ascending),
-    Family(name="sort_descending", operation="compare", description="sort from large to small", generate=sort_descending),
+    Family(
+        name="sort_descending", operation="compare", description="sort from large to small", generate=sort_descending
+    ),
     Family(name="units", operation="transform", description="convert to the smaller unit", generate=units),
     Family(name="unit_comparison", operation="compare", description="compare across units", generate=unit_comparison),
     Family(name="counting", operation="calculate", description="count a word in a list", generate=counting),

@@ -33,7 +33,7 @@ def measure_step(call: Callable[[], object]) -> StepMemory:
         import torch
     except ImportError:
         raise MemprofError("measuring needs torch; pip install 'moe-memprof[torch]'") from None
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.synchronize()
         start = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()

@@ -16,9 +16,35 @@ from moe_router.errors import RouterError
 
 _ROUTER_CLASS = re.compile(r"(Router|Gate)$")
 _SIGMOID_TYPES = frozenset(
-    "afmoe axk1 axk2 bailing_hybrid beam deepseek_v3 deepseek_v32 dots1 ernie4_5_vl_moe exaone_moe glm4_moe glm4_moe_lite glm4v_moe "
-    "glm5_next glm_moe_dsa hy_v3 hy_v4 kimi_linear laguna lfm2_moe mimo_v2_flash minimax_m2 minimax_m3_vl nemotron_h solar_open "
-    "step3p7 unlimited_ocr".split()
+    [
+        "afmoe",
+        "axk1",
+        "axk2",
+        "bailing_hybrid",
+        "beam",
+        "deepseek_v3",
+        "deepseek_v32",
+        "dots1",
+        "ernie4_5_vl_moe",
+        "exaone_moe",
+        "glm4_moe",
+        "glm4_moe_lite",
+        "glm4v_moe",
+        "glm5_next",
+        "glm_moe_dsa",
+        "hy_v3",
+        "hy_v4",
+        "kimi_linear",
+        "laguna",
+        "lfm2_moe",
+        "mimo_v2_flash",
+        "minimax_m2",
+        "minimax_m3_vl",
+        "nemotron_h",
+        "solar_open",
+        "step3p7",
+        "unlimited_ocr",
+    ]
 )
 
 
@@ -58,7 +84,9 @@ class StandardAdapter:
             num_experts = fused_experts(_unwrapped(expert))
             top_k = _top_k(_unwrapped(router), block, config)
             if top_k is None:
-                raise RouterError(f"{name}: the number of experts per token was found neither on the router nor in the config")
+                raise RouterError(
+                    f"{name}: the number of experts per token was found neither on the router nor in the config"
+                )
             layers.append(
                 MoELayer(
                     name=name,
@@ -85,7 +113,9 @@ class StandardAdapter:
         logits, weights, indices = (t.reshape(-1, t.shape[-1]) for t in (logits, weights, indices))
         if weights.shape != indices.shape or logits.shape[0] != indices.shape[0] or indices.is_floating_point():
             shapes = ", ".join(str(tuple(t.shape)) for t in (logits, weights, indices))
-            raise RouterError(f"router returned tensors of shapes {shapes}; expected [T, E], [T, K] and integers [T, K]")
+            raise RouterError(
+                f"router returned tensors of shapes {shapes}; expected [T, E], [T, K] and integers [T, K]"
+            )
         return Routing(logits, weights, indices)
 
 
@@ -104,7 +134,11 @@ def fused_experts(module: nn.Module) -> int:
 
 def _top_k(router: nn.Module, block: nn.Module, config: Any) -> int | None:
     text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    for holder, names in ((router, ("top_k",)), (block, ("top_k",)), (text_config, ("num_experts_per_tok", "moe_topk", "moe_k"))):
+    for holder, names in (
+        (router, ("top_k",)),
+        (block, ("top_k",)),
+        (text_config, ("num_experts_per_tok", "moe_topk", "moe_k")),
+    ):
         for name in names:
             value = getattr(holder, name, None)
             if isinstance(value, int):

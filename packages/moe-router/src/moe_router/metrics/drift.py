@@ -39,7 +39,7 @@ def domain_divergence(loads_GE: ArrayLike) -> float:
     shares = np.array([load_fractions(load_E) for load_E in np.asarray(loads_GE)])
     if len(shares) < 2:
         raise RouterError(f"{len(shares)} groups: a divergence needs at least two")
-    return float(max(0.0, _entropy(shares.mean(0)) - np.mean([_entropy(p) for p in shares])))
+    return max(0.0, float(_entropy(shares.mean(0)) - np.mean([_entropy(p) for p in shares])))
 
 
 def _entropy(p: NDArray[np.float64]) -> float:

@@ -20,7 +20,8 @@ def load_fractions(load_E: ArrayLike) -> NDArray[np.float64]:
     load = np.asarray(load_E, dtype=np.float64)
     if load.ndim != 1 or load.size == 0 or (load < 0).any() or load.sum() <= 0:
         raise RouterError("load: expected one layer's counts or shares, none negative and not all zero")
-    return load / load.sum()
+    shares: NDArray[np.float64] = load / load.sum()
+    return shares
 
 
 def normalised_entropy(load_E: ArrayLike) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moe_train.console import size
 from moe_train.files import read_json, read_jsonl, write_text
 from moe_train.report import plots
 
@@ -18,6 +17,8 @@ _SAMPLES_SHOWN = 4
 def write_report(run: Path) -> Path:
     """Write `report.html` into the run's folder from the files there; returns its path."""
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+    from moe_memprof.report import size
 
     environment = Environment(
         loader=PackageLoader("moe_train", "assets/report"),
@@ -66,13 +67,24 @@ def gather(run: Path) -> dict[str, Any]:
         "routing": routing,
         "samples": _samples(run),
         "plots": {
-            "loss": plots.loss_plot(metrics, (losses["before"], losses["after"])),
+            "loss": plots.loss_plot(metrics, (_loss_of_all_tokens(run, "base"), _loss_of_all_tokens(run, "tuned"))),
             "routing": plots.routing_plot(metrics) if "load_entropy" in metrics[0] else "",
             "load": plots.load_plot(routing["before_LE"], routing["after_LE"]) if routing else "",
-            "memory": plots.memory_plot(memory, None),
+            "memory": plots.memory_plot(memory, _planned_peak(plan)),
             "accuracy": plots.accuracy_plot(tasks) if tasks else "",
         },
     }
+
+
+def _loss_of_all_tokens(run: Path, label: str) -> float:
+    """The held-out loss weighed as the training loss is: every completion token alike, not every record."""
+    records = read_json(run / "eval" / f"losses-{label}.json")["records"]
+    return float(sum(loss * tokens for _, loss, tokens in records) / sum(tokens for _, _, tokens in records))
+
+
+def _planned_peak(plan: dict[str, Any]) -> int | None:
+    """The highest peak of the plan's phases, where there is a plan."""
+    return max(phase["peak"] for phase in plan["estimate"]["phases"]) if plan["estimate"] else None
 
 
 def _tasks(answers: dict[str, Any] | None) -> list[dict[str, Any]]:
@@ -113,7 +125,13 @@ def _routing(run: Path) -> dict[str, Any] | None:
         }
         for layer, (b, a) in enumerate(zip(before_LE, after_LE, strict=True))
     ]
-    return {"before_LE": before_LE, "after_LE": after_LE, "rows": rows, "tokens": int(before.tokens_G.sum()), "top_k": before.top_k}
+    return {
+        "before_LE": before_LE,
+        "after_LE": after_LE,
+        "rows": rows,
+        "tokens": int(before.tokens_G.sum()),
+        "top_k": before.top_k,
+    }
 
 
 def _load(trace: RoutingTrace) -> Any:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 BEFORE, AFTER, INK, PALE = "#9aa5b1", "#2563eb", "#1f2933", "#e4e7eb"
 _STAGES = ("#bfdbfe", "#e4e7eb", "#bbf7d0", "#fde68a", "#fecaca", "#ddd6fe")
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 9.5,
     "text.color": INK,
@@ -52,23 +52,46 @@ def _svg(draw: Callable[[], Figure], description: str) -> str:
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     # Fluid width, and words for those who do not see it.
-    text = re.sub(r'<svg ([^>]*?)width="[^"]*" height="[^"]*"|<svg ', lambda m: f'<svg role="img" {m.group(1) or ""}', text, count=1)
+    text = re.sub(
+        r'<svg ([^>]*?)width="[^"]*" height="[^"]*"|<svg ',
+        lambda m: f'<svg role="img" {m.group(1) or ""}',
+        text,
+        count=1,
+    )
     text = re.sub(r'(<svg [^>]*?) (?:width|height)="[\d.]+pt"', r"\1", text, count=1)
     return text.replace(">", f"><title>{description}</title>", 1)
+
+
+def _window(values: Sequence[float]) -> int:
+    return max(1, len(values) // 20)
+
+
+def _smooth(steps: Sequence[int], values: Sequence[float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The means over windows of a twentieth of the steps, each at the middle of its window."""
+    kernel = np.ones(_window(values)) / _window(values)
+    return np.convolve(steps, kernel, mode="valid"), np.convolve(values, kernel, mode="valid")
 
 
 def loss_plot(metrics: Sequence[dict[str, Any]], held_out: tuple[float, float]) -> str:
     """Training loss per step, with the held-out loss before and after."""
 
     def draw() -> Figure:
-        figure, axes = plt.subplots(figsize=(6.4, 3.0))
+        figure, axes = plt.subplots(figsize=(8.4, 3.0))
         steps, losses = [m["step"] for m in metrics], [m["loss"] for m in metrics]
         axes.plot(steps, losses, color=AFTER, linewidth=0.8, alpha=0.45)
-        window = max(1, len(losses) // 20)
+        window = _window(losses)
         if window > 1:
-            smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
-            axes.plot(steps[window - 1 :], smooth, color=AFTER, linewidth=1.8, label=f"training, mean of {window} steps")
-        axes.plot([0, steps[-1]], held_out, "o", color=INK, markersize=6, clip_on=False, zorder=5, label="held-out, before and after")
+            axes.plot(*_smooth(steps, losses), color=AFTER, linewidth=1.8, label=f"training, mean of {window} steps")
+        axes.plot(
+            [0, steps[-1]],
+            held_out,
+            "o",
+            color=INK,
+            markersize=6,
+            clip_on=False,
+            zorder=5,
+            label="held-out records, before and after",
+        )
         axes.set(xlabel="step", ylabel="nats per completion token", ylim=(0, None), xlim=(0, steps[-1]))
         axes.legend()
         return figure
@@ -84,8 +107,10 @@ def routing_plot(metrics: Sequence[dict[str, Any]]) -> str:
         steps = [m["step"] for m in metrics]
         colours = plt.get_cmap("viridis")(np.linspace(0.05, 0.85, len(metrics[0]["load_entropy"])))
         for layer, colour in enumerate(colours):
-            left.plot(steps, [m["load_entropy"][layer] for m in metrics], color=colour, linewidth=1.1, label=f"layer {layer}")
-            right.plot(steps, [m["max_vio"][layer] for m in metrics], color=colour, linewidth=1.1)
+            for ax, key in ((left, "load_entropy"), (right, "max_vio")):
+                values = [m[key][layer] for m in metrics]
+                ax.plot(steps, values, color=colour, linewidth=0.5, alpha=0.25)
+                ax.plot(*_smooth(steps, values), color=colour, linewidth=1.5, label=f"layer {layer}")
         left.set(title="Load entropy (1 = even)", xlabel="step", ylim=(None, 1.005))
         right.set(title="MaxVio (0 = even)", xlabel="step", ylim=(0, None))
         if len(colours) <= 8:
@@ -105,7 +130,7 @@ def load_plot(before_LE: NDArray[np.float64], after_LE: NDArray[np.float64]) -> 
     """
 
     def draw() -> Figure:
-        layers, experts = before_LE.shape
+        layers = len(before_LE)
         figure, axes = plt.subplots(1, 3, figsize=(9.6, 0.9 + 0.32 * layers), sharey=True, layout="constrained")
         top = max(before_LE.max(), after_LE.max())
         change = after_LE - before_LE
@@ -131,14 +156,16 @@ def _heat(axes: Axes, values_LE: NDArray[np.float64], title: str, cmap: str, low
         spine.set_visible(False)
     if layers * experts <= 160:
         for (layer, expert), value in np.ndenumerate(values_LE):
-            dark = abs(value - low) > 0.62 * (high - low) or (low < 0 and abs(value) > 0.62 * high)
-            text = f"{100 * value:+.0f}" if low < 0 else f"{100 * value:.0f}"
+            red, green, blue, _ = np.ravel(image.to_rgba(np.asarray(value)))
+            dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.55
+            points = round(100 * value)
+            text = f"{points:+d}" if low < 0 and points else str(points)
             axes.text(expert, layer, text, ha="center", va="center", fontsize=7, color="white" if dark else INK)
     axes.figure.colorbar(image, ax=axes, format=lambda v, _: f"{100 * v:.0f} %", shrink=0.9)
 
 
-def memory_plot(samples: Sequence[dict[str, Any]], planned: dict[str, int] | None) -> str:
-    """Memory of the process over time, stages shaded, with the planned peak."""
+def memory_plot(samples: Sequence[dict[str, Any]], planned: int | None) -> str:
+    """Memory of the process over time, stages shaded, with the planned peak in bytes."""
 
     def draw() -> Figure:
         figure, axes = plt.subplots(figsize=(8.4, 2.8))
@@ -147,10 +174,16 @@ def memory_plot(samples: Sequence[dict[str, Any]], planned: dict[str, int] | Non
         times = np.array([s["t"] - start for s in samples])
         used = np.array([(s.get(key) or 0) / 2**30 for s in samples])
         axes.fill_between(times, used, color=AFTER, alpha=0.15, linewidth=0)
-        axes.plot(times, used, color=AFTER, linewidth=1.4, label="torch on the device" if key != "rss" else "process (resident)")
+        axes.plot(
+            times,
+            used,
+            color=AFTER,
+            linewidth=1.4,
+            label="torch on the device" if key != "rss" else "process (resident)",
+        )
         _shade_stages(axes, samples, times)
         if planned:
-            axes.axhline(planned["peak"] / 2**30, color="#dc2626", linestyle="--", linewidth=1, label="planned peak")
+            axes.axhline(planned / 2**30, color="#dc2626", linestyle="--", linewidth=1, label="planned peak")
         axes.set(xlabel="seconds", ylabel="GiB", ylim=(0, None), xlim=(0, times[-1]))
         axes.legend(loc="lower right")
         return figure
@@ -171,7 +204,9 @@ def _shade_stages(axes: Axes, samples: Sequence[dict[str, Any]], times: NDArray[
             axes.axvspan(times[begin], end, color=colours[phase], alpha=0.35, linewidth=0)
             if end - times[begin] > 0.06 * times[-1]:
                 middle = (times[begin] + end) / 2
-                axes.text(middle, 1.01, phase, transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=8)
+                axes.text(
+                    middle, 1.01, phase, transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=8
+                )
         begin = i
 
 
