@@ -33,7 +33,7 @@ def render_comparison(console: Console, comparison: Comparison) -> None:
     """One card: the verdict, the numbers behind it, and every task."""
     c = comparison
     level = f"{1 - c.alpha:.0%}"
-    table = Table(box=None, padding=(0, 2, 0, 0))
+    table = Table(box=None, padding=(0, 1, 0, 0))
     for heading in ("task", "before", "after", f"change [{level}]", "p, Holm", "verdict"):
         table.add_column(heading, justify="right" if heading in {"before", "p, Holm"} else "left", no_wrap=True)
     for t in c.tasks:

@@ -32,7 +32,6 @@ def _mendable(command: Callable[..., Any]) -> Callable[..., Any]:
             click.echo(f"error: {error}", err=True)
             raise SystemExit(2) from None
         except KeyboardInterrupt:
-            click.echo("\nstopped; `moe-train resume RUN` goes on from the last checkpoint", err=True)
             raise SystemExit(130) from None
 
     return wrapped
@@ -156,9 +155,11 @@ def _config(arguments: tuple[str, ...]) -> RunConfig:
     from moe_train.config import load_config, quickstart_values
 
     _quiet_libraries()
-    path, overrides = None, list(arguments)
-    if overrides and "=" not in overrides[0]:
-        path = Path(overrides.pop(0))
+    overrides = [argument for argument in arguments if "=" in argument]
+    files = [argument for argument in arguments if "=" not in argument]
+    if len(files) > 1:
+        raise TrainError(f"arguments {' and '.join(files)}: expected one CONFIG, and key=value for the rest")
+    path = Path(files[0]) if files else None
     own_data = any(o.startswith(("data.path=", "data.tasks=", "data=")) for o in overrides)
     return load_config(path, overrides, base=None if path or own_data else quickstart_values())
 
@@ -190,5 +191,5 @@ def _finish(outcome: Any, *, as_json: bool) -> None:
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
     return flat

@@ -140,6 +140,12 @@ class Screen:
             for line in receipt_lines(receipt):
                 self.console.print(line)
 
+    def stopped(self, run: Path) -> None:
+        """After Ctrl-C."""
+        self.console.print(
+            f"[yellow]stopped[/]; `moe-train resume {run}` goes on from the last checkpoint", soft_wrap=True
+        )
+
     def verdict(self, outcome: Outcome) -> None:
         """The end: the comparison, the verdict, the report."""
         from moe_bench.report import render_comparison

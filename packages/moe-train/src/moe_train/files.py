@@ -25,6 +25,8 @@ def disk_errors(path: Path) -> Iterator[None]:
     """
     try:
         yield
+    except TrainError:
+        raise
     except Exception as error:  # the serialisers wrap the cause in errors of their own
         cause = _os_error(error)
         if cause is None:

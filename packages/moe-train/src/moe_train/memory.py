@@ -122,6 +122,14 @@ def _memory_now(loaded: LoadedModel) -> tuple[int, int | None]:
     return detect().usable, max(0, int(psutil.Process().memory_info().rss) - weights)
 
 
+_MENDS = {
+    "load": "use a smaller model",
+    "step": "lower training.micro_batch_tokens, set training.gradient_checkpointing=true, or train fewer parts (lora.experts=false)",
+    "evaluate": "lower evaluation.batch_size or evaluation.max_new_tokens",
+    "save": "train fewer parts (lora.experts=false), or lower lora.rank",
+}
+
+
 def check_fits(plan: MemoryPlan) -> None:
     """Refuse a run that the plan says will not fit.
 
@@ -132,8 +140,7 @@ def check_fits(plan: MemoryPlan) -> None:
         assert plan.estimate is not None
         raise TrainError(
             f"memory: the run needs {plan.needed / 2**30:.2f} GiB beyond the loaded model ({plan.estimate.binding.name}: "
-            f"{plan.estimate.binding.moment}) and {plan.available / 2**30:.2f} GiB are free; lower training.micro_batch_tokens, set "
-            "training.gradient_checkpointing=true, or train fewer parts (lora.experts=false)"
+            f"{plan.estimate.binding.moment}) and {plan.available / 2**30:.2f} GiB are free; {_MENDS[plan.estimate.binding.name]}"
         )
 
 

@@ -122,7 +122,8 @@ def load_model(
         layers = []
     if not layers and not allow_standard_training:
         raise TrainError(
-            f"model {name}: no MoE layer was found ({diagnose(model)}); to train it as a dense model set allow_standard_training=true"
+            f"model {name}: no MoE layer was found in {type(model).__name__} ({diagnose(model)}); "
+            "to train it as a dense model set allow_standard_training=true"
         )
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     if pad_id is None:

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moe_train.adapters import add_lora
 from moe_train.memory import MemoryPlan, plan_memory
 from moe_train.prepare import environment, prepare
 from moe_train.verify import Proof
-from moe_train.workflow import find_layers, planned_targets, prove_on_batch, run_name
+from moe_train.workflow import adapted, find_layers, planned_targets, prove_on_batch, run_name
 
 if TYPE_CHECKING:
     from moe_train.config import RunConfig
@@ -49,7 +48,7 @@ def make_plan(config: RunConfig, screen: Screen) -> Plan:
     folder = Path(config.output) / run_name(config)
     screen.header(environment(loaded.model.device.type, folder), data.to_dict(), folder)
     screen.plan(memory)
-    model = loaded.model if targets is None else add_lora(loaded.model, targets, config.lora)
+    model = adapted(config, loaded, targets)
     with tempfile.TemporaryDirectory() as scratch:
         proof = prove_on_batch(config, loaded, data, Path(scratch), model, layers, targets)
     screen.proof(proof)

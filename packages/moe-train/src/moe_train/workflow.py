@@ -18,7 +18,7 @@ from moe_train.config import RunConfig, dump_config, load_config
 from moe_train.data import Sample
 from moe_train.errors import TrainError
 from moe_train.evaluate import LOSS_SCHEMA, LossComparison, answer_items, compare_losses, load_losses, ready_to_generate
-from moe_train.files import disk_errors, read_json, read_jsonl, write_folder, write_json, write_text
+from moe_train.files import disk_errors, keep_lines, read_json, read_jsonl, write_folder, write_json, write_text
 from moe_train.memory import MemoryPlan, check_fits, plan_memory, write_receipt
 from moe_train.prepare import Data, environment, prepare
 from moe_train.trainer import StepResult, Trainer, batch_gradients, record_losses
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from moe_bench.compare import Comparison
-    from moe_memprof.measure import MemoryTracker, StepMemory
+    from moe_memprof.measure import MemoryTracker
     from moe_router import MoELayer, RoutingBalancer
     from moe_train.console import Screen
     from moe_train.model import LoadedModel
@@ -98,8 +98,13 @@ def start(config: RunConfig, screen: Screen) -> Outcome:
     check_fits(plan)
     with disk_errors(folder):
         folder.mkdir(parents=True)
-    write_text(folder / "config.yaml", dump_config(config.model_copy(update={"name": folder.name})))
-    return _execute(_Run(config, folder, loaded, data, screen), layers, targets, plan)
+    try:
+        write_text(folder / "config.yaml", dump_config(config.model_copy(update={"name": folder.name})))
+    except TrainError:
+        folder.rmdir()  # nothing half-written: a run without its configuration could not be resumed
+        raise
+    with _stoppable(folder, screen):
+        return _execute(_Run(config, folder, loaded, data, screen), layers, targets, plan)
 
 
 def resume(folder: Path, screen: Screen) -> Outcome:
@@ -119,7 +124,20 @@ def resume(folder: Path, screen: Screen) -> Outcome:
         )
     layers = find_layers(loaded)
     targets = planned_targets(config, loaded, layers)
-    return _execute(_Run(config, folder, loaded, data, screen), layers, targets, plan_memory(config, loaded, data))
+    plan = plan_memory(config, loaded, data)
+    with _stoppable(folder, screen):
+        return _execute(_Run(config, folder, loaded, data, screen), layers, targets, plan)
+
+
+@contextmanager
+def _stoppable(folder: Path, screen: Screen) -> Iterator[None]:
+    """Say how to go on after Ctrl-C, and turn a full disk into one line."""
+    try:
+        with disk_errors(folder):
+            yield
+    except KeyboardInterrupt:
+        screen.stopped(folder)
+        raise
 
 
 def find_layers(loaded: LoadedModel) -> list[MoELayer]:
@@ -138,6 +156,7 @@ def _execute(r: _Run, layers: list[MoELayer], targets: Targets | None, plan: Mem
     import torch
 
     from moe_memprof.measure import MemoryTracker
+    from moe_memprof.receipts import Receipt
 
     run, config, data, screen = r.run, r.config, r.data, r.screen
     torch.manual_seed(config.seed)
@@ -147,26 +166,30 @@ def _execute(r: _Run, layers: list[MoELayer], targets: Targets | None, plan: Mem
     write_json(run / "plan.json", plan.to_dict())
     screen.header(read_json(run / "environment.json"), read_json(run / "data.json"), run)
     screen.plan(plan)
+    keep_lines(run / "memory.jsonl", lambda _: True)  # a kill may have torn the last
     with MemoryTracker(run / "memory.jsonl") as tracker:
-        model: nn.Module = r.loaded.model if targets is None else add_lora(r.loaded.model, targets, config.lora)
-        if config.training.gradient_checkpointing:
-            _enable_checkpointing(r.loaded.model)
+        model = adapted(config, r.loaded, targets)
         with r.stage("prove", tracker):
             proof = prove_on_batch(config, r.loaded, data, run, model, layers, targets)
             write_json(run / "proof.json", proof.to_dict())
         screen.proof(proof)
         proof.require()
         _judge(r, model, "base", tracker)
-        measured = _train(r, model, tracker)
+        _train(r, model, tracker)
         with r.stage("save", tracker):
             _save_model(run, model, targets)
         _judge(r, model, "tuned", tracker)
         peaks = tracker.peaks()
-    receipt = None
-    if measured is not None:
-        receipt = write_receipt(run / "receipt.json", config, r.loaded, data, step=MEASURED_STEP, measured=measured)
-    screen.memory(receipt, peaks)
+    screen.memory(Receipt.load(run / "receipt.json") if (run / "receipt.json").is_file() else None, peaks)
     return conclude(run, screen)
+
+
+def adapted(config: RunConfig, loaded: LoadedModel, targets: Targets | None) -> nn.Module:
+    """The model with what is to train in place: LoRA on the targets, or every weight where there are none."""
+    model: nn.Module = loaded.model if targets is None else add_lora(loaded.model, targets, config.lora)
+    if config.training.gradient_checkpointing:
+        _enable_checkpointing(loaded.model)
+    return model
 
 
 def prove_on_batch(
@@ -209,7 +232,11 @@ def _balancer(config: RunConfig, model: nn.Module) -> RoutingBalancer:
 
 def _enable_checkpointing(model: Any) -> None:
     # Non-reentrant: the reentrant kind cuts the gradient of losses taken inside a layer.
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    kind = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):  # its name since transformers 5.2x
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=kind)
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kind)
     model.enable_input_require_grads()
 
 
@@ -263,24 +290,24 @@ def _trace(r: _Run, model: nn.Module, path: Path) -> None:
         recorder.trace(model=r.loaded.name).save(path)
 
 
-def _train(r: _Run, model: nn.Module, tracker: MemoryTracker) -> StepMemory | None:
-    """Train to the last step; returns the measured step's memory, or None where another session did that step."""
+def _train(r: _Run, model: nn.Module, tracker: MemoryTracker) -> None:
+    """Train to the last step; the memory of one step on the way is measured and put beside its plan."""
     from moe_memprof.measure import measure_step
 
-    measured: list[StepMemory] = []
     balancer = _balancer(r.config, model) if r.loaded.moe_layers else None
     trainer = Trainer(model, r.data.train, r.config, r.run, balancer=balancer, pad_id=r.loaded.pad_id)
     try:
         done = trainer.restore()
         steps = r.config.training.steps
         if done >= steps:
-            return None
+            return
 
         def around(step: int, do: Callable[[], StepResult]) -> StepResult:
             if step != MEASURED_STEP:
                 return do()
             results: list[StepResult] = []
-            measured.append(measure_step(lambda: results.append(do())))
+            measured = measure_step(lambda: results.append(do()))
+            write_receipt(r.run / "receipt.json", r.config, r.loaded, r.data, step=step, measured=measured)
             return results[0]
 
         with r.stage("train", tracker), r.screen.training(steps=steps, done=done) as on_step:
@@ -288,7 +315,6 @@ def _train(r: _Run, model: nn.Module, tracker: MemoryTracker) -> StepMemory | No
     finally:
         if balancer is not None:
             balancer.close()
-    return measured[0] if measured else None
 
 
 def _save_model(run: Path, model: Any, targets: Targets | None) -> None:

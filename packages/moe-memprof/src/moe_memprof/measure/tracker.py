@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import threading
@@ -21,7 +22,8 @@ class MemoryTracker:
     """Samples the process's resident memory, and torch's on the GPU where there is one, while the context is open.
 
     Every sample is a JSON line with t (seconds since the epoch), phase, rss and device_allocated (bytes, null without a
-    GPU). Lines are flushed as they are written, so a kill loses at most the last.
+    GPU). Lines are flushed as they are written, so a kill loses at most the last. When the file can no longer be written
+    (a full disk), the samples go on without it: measuring never stops what is measured.
     """
 
     def __init__(self, path: Path | None = None, *, interval: float = 0.25) -> None:
@@ -59,9 +61,10 @@ class MemoryTracker:
         if self._thread is not None:
             self._thread.join()
         self.sample()
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        with contextlib.suppress(OSError):
+            if self._file is not None:
+                self._file.close()
+        self._file = None
 
     def _loop(self) -> None:
         while not self._stop.wait(self.interval):
@@ -87,8 +90,13 @@ class MemoryTracker:
                 self._device_peaks[self._phase] = max(device, self._device_peaks.get(self._phase, 0))
             if self._file is not None:
                 line: dict[str, Any] = {"t": time.time(), "phase": self._phase, "rss": rss, "device_allocated": device}
-                self._file.write(json.dumps(line) + "\n")
-                self._file.flush()
+                try:
+                    self._file.write(json.dumps(line) + "\n")
+                    self._file.flush()
+                except OSError:
+                    full, self._file = self._file, None
+                    with contextlib.suppress(OSError):
+                        full.close()
 
     def peaks(self) -> dict[str, int]:
         """Highest resident memory seen in each phase, in bytes; samples outside a phase are left out."""

@@ -170,8 +170,7 @@ def memory_plot(samples: Sequence[dict[str, Any]], planned: int | None) -> str:
     def draw() -> Figure:
         figure, axes = plt.subplots(figsize=(8.4, 2.8))
         key = "device_allocated" if any(s.get("device_allocated") for s in samples) else "rss"
-        start = samples[0]["t"]
-        times = np.array([s["t"] - start for s in samples])
+        times = _without_pauses([s["t"] for s in samples])
         used = np.array([(s.get(key) or 0) / 2**30 for s in samples])
         axes.fill_between(times, used, color=AFTER, alpha=0.15, linewidth=0)
         axes.plot(
@@ -189,6 +188,13 @@ def memory_plot(samples: Sequence[dict[str, Any]], planned: int | None) -> str:
         return figure
 
     return _svg(draw, "Memory over time with the stages of the run")
+
+
+def _without_pauses(clock: Sequence[float]) -> NDArray[np.float64]:
+    """Seconds since the first sample; the time between a stop and its resumption is cut out."""
+    steps = np.diff(np.asarray(clock, dtype=float))
+    pauses = steps > max(30.0, 20 * float(np.median(steps)) if steps.size else 0.0)
+    return np.concatenate([[0.0], np.cumsum(np.where(pauses, 0.0, steps))])
 
 
 def _shade_stages(axes: Axes, samples: Sequence[dict[str, Any]], times: NDArray[np.float64]) -> None:
