@@ -48,7 +48,7 @@ def run_pytest(session: nox.Session, label: str, *arguments: str, marks: str = D
     """Run tests with coverage and a JUnit report; further arguments come from the command line."""
     report = f"junit-{label}.xml"
     session.run(
-        "python", "-m", "pytest", "-m", marks, "--cov", "--cov-report=", f"--junitxml={report}", *arguments, *session.posargs,
+        "python", "-m", "pytest", "-m", marks, "--cov", "--cov-report=", "--cov-fail-under=0", f"--junitxml={report}", *arguments, *session.posargs,
         env={"COVERAGE_FILE": f".coverage.{label}", "PYTHONHASHSEED": "0"},
     )  # fmt: skip
 

@@ -151,19 +151,17 @@ class Split(NamedTuple):
     """Records dropped because an earlier one had the same content."""
 
 
-def split_records(records: Iterable[Record], *, held_out: float, held_out_max: int) -> Split:
+def split_records(records: Sequence[Record], *, held_out: float) -> Split:
     """Divide the records by the hash of their prompt, so that no question stands on both sides.
 
     Args:
         records: in any order; the division does not depend on it.
-        held_out: share of the prompts to hold out.
-        held_out_max: of those, the ones with the smallest hashes are kept, at most so many; the others are not trained on.
+        held_out: share of the prompts to hold out; they come out in the order of their hashes, which is as good as random.
 
     Raises:
         TrainError: when either side comes out empty.
     """
     unique = {record.id: record for record in records}
-    total = len(list(records)) if not isinstance(records, Sequence) else len(records)
     train: list[Record] = []
     out: list[Record] = []
     for record in unique.values():
@@ -174,7 +172,7 @@ def split_records(records: Iterable[Record], *, held_out: float, held_out_max: i
             f"data: {len(unique)} distinct records leave {len(train)} for training and {len(out)} held out; "
             "give more records or change data.held_out"
         )
-    return Split(train=train, held_out=out[:held_out_max], duplicates=total - len(unique))
+    return Split(train=train, held_out=out, duplicates=len(records) - len(unique))
 
 
 class Sample(NamedTuple):

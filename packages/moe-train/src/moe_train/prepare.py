@@ -108,7 +108,7 @@ def read_data(config: RunConfig) -> tuple[Split, list[Item]]:
     """
     path = config.data.path
     records = generated_records(config) if path is None else load_records(Path(path), system=config.data.system)
-    split = split_records(records, held_out=config.data.held_out, held_out_max=config.data.held_out_max)
+    split = split_records(records, held_out=config.data.held_out)
     items = evaluation_items(config.evaluation)
     check_disjoint(split.train, items)
     return split, items
@@ -119,6 +119,7 @@ def prepare_data(split: Split, items: list[Item], loaded: LoadedModel, config: R
     limits: Any = {"max_length": config.data.max_length, "too_long": config.data.too_long}
     train, long_train = tokenise(split.train, loaded.tokenizer, **limits)
     held_out, long_held = tokenise(split.held_out, loaded.tokenizer, **limits)
+    held_out = held_out[: config.data.held_out_max]  # the rest is neither judged nor trained on
     return Data(
         train=train, held_out=held_out, items=items, duplicates=split.duplicates, too_long=long_train + long_held
     )

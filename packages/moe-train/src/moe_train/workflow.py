@@ -60,7 +60,7 @@ class _Run:
 
     def __init__(self, config: RunConfig, run: Path, loaded: LoadedModel, data: Data, screen: Screen) -> None:
         self.config, self.run, self.loaded, self.data, self.screen = config, run, loaded, data, screen
-        self.stages: dict[str, float] = {}
+        self.stages: dict[str, float] = {"prepare": 0.0}
         timings = run / "stages.json"
         if timings.is_file():
             self.stages = read_json(timings)["seconds"]
@@ -91,6 +91,7 @@ def start(config: RunConfig, screen: Screen) -> Outcome:
         raise TrainError(
             f"run {folder}: exists already; `moe-train resume {folder}` goes on with it, name=OTHER starts another"
         )
+    started = time.perf_counter()
     loaded, data = prepare(config)
     layers = find_layers(loaded)
     targets = planned_targets(config, loaded, layers)
@@ -103,8 +104,10 @@ def start(config: RunConfig, screen: Screen) -> Outcome:
     except TrainError:
         folder.rmdir()  # nothing half-written: a run without its configuration could not be resumed
         raise
+    r = _Run(config, folder, loaded, data, screen)
+    r.stages["prepare"] += time.perf_counter() - started
     with _stoppable(folder, screen):
-        return _execute(_Run(config, folder, loaded, data, screen), layers, targets, plan)
+        return _execute(r, layers, targets, plan)
 
 
 def resume(folder: Path, screen: Screen) -> Outcome:
@@ -116,6 +119,7 @@ def resume(folder: Path, screen: Screen) -> Outcome:
     if not (folder / "config.yaml").is_file():
         raise TrainError(f"run {folder}: no config.yaml in it, so it is not a run of moe-train")
     config = load_config(folder / "config.yaml")
+    started = time.perf_counter()
     loaded, data = prepare(config)
     before = folder / "data.json"
     if before.is_file() and read_json(before) != data.to_dict():
@@ -125,8 +129,10 @@ def resume(folder: Path, screen: Screen) -> Outcome:
     layers = find_layers(loaded)
     targets = planned_targets(config, loaded, layers)
     plan = plan_memory(config, loaded, data)
+    r = _Run(config, folder, loaded, data, screen)
+    r.stages["prepare"] += time.perf_counter() - started
     with _stoppable(folder, screen):
-        return _execute(_Run(config, folder, loaded, data, screen), layers, targets, plan)
+        return _execute(r, layers, targets, plan)
 
 
 @contextmanager

@@ -1,0 +1,114 @@
+"""What the documents promise exists: files, commands, keys, formats, sessions."""
+
+from __future__ import annotations
+
+import ast
+import re
+from importlib import import_module
+from pathlib import Path
+
+import click
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted(
+    [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "packages").glob("*/README.md"),
+    ]
+)
+COMMANDS = {
+    "moe-memprof": "moe_memprof",
+    "moe-router": "moe_router",
+    "moe-bench": "moe_bench",
+    "moe-train": "moe_train",
+}
+IDS = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=IDS)
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
+        if not target.startswith(("http", "#", "mailto:")):
+            assert (path.parent / target.split("#")[0]).exists(), f"{path.relative_to(ROOT)}: {target}"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=IDS)
+def test_commands_and_options_exist(path: Path) -> None:
+    blocks = re.findall(r"```(?:bash|console|sh)\n(.*?)```", path.read_text(), re.S)
+    lines = [line.removeprefix("$ ").strip() for block in blocks for line in block.splitlines()]
+    lines += re.findall(r"`(moe-(?:memprof|router|bench|train) [^`]+)`", path.read_text())
+    for line in lines:
+        words = line.split("#")[0].split()
+        if not words or words[0] not in COMMANDS:
+            continue
+        command: click.Command = import_module(f"{COMMANDS[words[0]]}.cli").main
+        rest = words[1:]
+        while isinstance(command, click.Group) and rest and not rest[0].startswith("-"):
+            assert rest[0] in command.commands, f"{path.name}: {line}"
+            command, rest = command.commands[rest[0]], rest[1:]
+        known = {option for parameter in command.params for option in parameter.opts} | {"--help", "-h", "--version"}
+        for word in rest:
+            if word.startswith("--"):
+                assert word.split("=")[0] in known, f"{path.name}: {line}"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=IDS)
+def test_configuration_keys_exist(path: Path) -> None:
+    from moe_train.config import config_keys
+
+    sections = {key.split(".")[0] for key in config_keys() if "." in key}
+    for key in re.findall(r"\b((?:%s)\.[a-z_]+)=" % "|".join(sections), path.read_text()):
+        assert key in config_keys(), f"{path.relative_to(ROOT)}: {key}"
+
+
+def test_every_key_is_in_the_reference() -> None:
+    from moe_train.config import config_keys
+
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    for key, meaning in config_keys().items():
+        assert f"`{key}`" in text, key
+        assert meaning.replace("|", "\\|") in text, f"{key}: run `python docs/generate.py`"
+
+
+def test_every_schema_is_documented() -> None:
+    text = (ROOT / "docs" / "formats.md").read_text()
+    found = set()
+    for path in (ROOT / "packages").glob("*/src/**/*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found |= set(re.findall(r"^moe-\w+/[\w-]+@\d+$", node.value))
+    assert len(found) > 10
+    for schema in found:
+        assert f"`{schema}`" in text, schema
+
+
+def test_configurations_are_valid() -> None:
+    from moe_train.config import load_config
+
+    paths = sorted((ROOT / "configs").glob("*.yaml"))
+    assert paths
+    for path in paths:
+        load_config(path)
+
+
+def test_workflows_name_sessions_that_exist() -> None:
+    tree = ast.parse((ROOT / "noxfile.py").read_text())
+    sessions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.decorator_list}
+    named: set[str] = set()
+    for path in (ROOT / ".github" / "workflows").glob("*.yml"):
+        text = path.read_text()
+        for job in yaml.safe_load(text)["jobs"].values():
+            named |= set(job.get("strategy", {}).get("matrix", {}).get("session", []))
+        named |= set(re.findall(r"nox (?:-\w+ )*-s \"?(\w+)", text))
+    assert {"tests", "lint", "types", "coverage", "integration"} <= named
+    assert named <= sessions, named - sessions
+
+
+def test_the_readme_begins_with_the_two_commands() -> None:
+    screen = (ROOT / "README.md").read_text()[:1500]
+    assert "pip install nox && nox -s quickstart" in screen
+    assert re.search(r"pip install nox && nox\b(?! -s)", screen)
