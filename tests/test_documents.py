@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from importlib import import_module
 from pathlib import Path
@@ -61,7 +62,7 @@ def test_configuration_keys_exist(path: Path) -> None:
     from moe_train.config import config_keys
 
     sections = {key.split(".")[0] for key in config_keys() if "." in key}
-    for key in re.findall(r"\b((?:%s)\.[a-z_]+)=" % "|".join(sections), path.read_text()):
+    for key in re.findall(rf"\b((?:{'|'.join(sections)})\.[a-z_]+)=", path.read_text()):
         assert key in config_keys(), f"{path.relative_to(ROOT)}: {key}"
 
 
@@ -106,6 +107,24 @@ def test_workflows_name_sessions_that_exist() -> None:
         named |= set(re.findall(r"nox (?:-\w+ )*-s \"?(\w+)", text))
     assert {"tests", "lint", "types", "coverage", "integration"} <= named
     assert named <= sessions, named - sessions
+
+
+def test_numbers_are_those_of_the_benchmarks() -> None:
+    found = json.loads((ROOT / "benchmarks" / "quickstart.json").read_text())
+    before, after, _ = found["accuracy"]["answers"]
+    kept_before, kept_after, _ = found["accuracy"]["retained"]
+    shares = [f"{100 * before:.1f} % to {100 * after:.1f} %", f"{100 * kept_before:.0f} % to {100 * kept_after:.0f} %"]
+    cost = [f"{found['seconds']['median']:.0f} s", f"{found['peak_bytes'] / 2**20:.0f} MiB"]
+    for path in (ROOT / "README.md", ROOT / "benchmarks" / "README.md"):
+        for number in [*shares, *cost]:
+            assert number in path.read_text(), f"{path.name}: {number}"
+    text = (ROOT / "benchmarks" / "README.md").read_text()
+    for stage, seconds in found["seconds_by_stage"].items():
+        assert f"| {stage} | {seconds['median']:.1f} |" in text
+    started = json.loads((ROOT / "benchmarks" / "startup.json").read_text())["commands"]
+    for command, numbers in started.items():
+        assert f"| {command} | {numbers['over_empty']['median']:.1f} |" in text
+    assert found["identical_results"]
 
 
 def test_the_readme_begins_with_the_two_commands() -> None:

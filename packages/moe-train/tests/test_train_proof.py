@@ -18,22 +18,22 @@ from moe_train.verify import COMPONENTS, base_name
 from moe_train.workflow import adapted, find_layers, planned_targets, prove_on_batch
 
 
-def proven(config: RunConfig, folder: Path, change: Callable[[Any], None] = lambda _: None) -> Any:
+def proven(config: RunConfig, change: Callable[[Any], None] = lambda _: None) -> Any:
     """The proof of a configuration, after something was done to the adapted model."""
     loaded, data = prepare(config)
     layers = find_layers(loaded)
     targets = planned_targets(config, loaded, layers)
     model = adapted(config, loaded, targets)
     change(model)
-    return prove_on_batch(config, loaded, data, folder, model, layers, targets)
+    return prove_on_batch(config, loaded, data, model, layers, targets)
 
 
 def rows(proof: Any) -> dict[str, Any]:
     return {c.component: c for c in proof.components}
 
 
-def test_lora_reaches_attention_and_every_expert(config_for: Any, tmp_path: Path) -> None:
-    proof = proven(config_for(), tmp_path)
+def test_lora_reaches_attention_and_every_expert(config_for: Any) -> None:
+    proof = proven(config_for())
     assert proof.problems == ()
     found = rows(proof)
     assert (found["attention"].matched, found["attention"].adapted, found["attention"].gradient_nonzero) == (8, 8, 8)
@@ -44,26 +44,26 @@ def test_lora_reaches_attention_and_every_expert(config_for: Any, tmp_path: Path
     assert set(found) <= set(COMPONENTS)
 
 
-def test_every_base_weight_is_in_exactly_one_row(config_for: Any, tmp_path: Path) -> None:
+def test_every_base_weight_is_in_exactly_one_row(config_for: Any) -> None:
     config = config_for()
     loaded, _ = prepare(config)
-    proof = proven(config, tmp_path)
+    proof = proven(config)
     assert sum(c.parameters for c in proof.components) == sum(p.numel() for p in loaded.model.parameters())
 
 
-def test_full_training_trains_everything(config_for: Any, tmp_path: Path) -> None:
-    proof = proven(config_for("training.method=full"), tmp_path)
+def test_full_training_trains_everything(config_for: Any) -> None:
+    proof = proven(config_for("training.method=full"))
     assert proof.problems == ()
     assert not any(c.frozen for c in proof.components)
 
 
-def test_gradient_checkpointing_keeps_the_proof(config_for: Any, tmp_path: Path) -> None:
-    assert proven(config_for("training.gradient_checkpointing=true"), tmp_path).problems == ()
+def test_gradient_checkpointing_keeps_the_proof(config_for: Any) -> None:
+    assert proven(config_for("training.gradient_checkpointing=true")).problems == ()
 
 
 @pytest.mark.parametrize("off", ["attention", "experts"])
-def test_what_is_switched_off_stays_frozen(config_for: Any, tmp_path: Path, off: str) -> None:
-    proof = proven(config_for(f"lora.{off}=false"), tmp_path)
+def test_what_is_switched_off_stays_frozen(config_for: Any, off: str) -> None:
+    proof = proven(config_for(f"lora.{off}=false"))
     assert proof.problems == ()
     assert rows(proof)[off].frozen
     assert rows(proof)[off].matched == 0
@@ -72,7 +72,7 @@ def test_what_is_switched_off_stays_frozen(config_for: Any, tmp_path: Path, off:
 class TestSilentFailuresAreCaught:
     """Each of these trains without an error elsewhere; the proof must refuse it."""
 
-    def test_a_target_that_peft_did_not_adapt(self, config_for: Any, tmp_path: Path) -> None:
+    def test_a_target_that_peft_did_not_adapt(self, config_for: Any) -> None:
         config = config_for()
         loaded, data = prepare(config)
         layers = find_layers(loaded)
@@ -80,21 +80,21 @@ class TestSilentFailuresAreCaught:
         assert asked is not None
         fewer = Targets(attention=asked.attention, experts=tuple(n for n in asked.experts if "down_proj" not in n))
         model = add_lora(loaded.model, fewer, config.lora)
-        proof = prove_on_batch(config, loaded, data, tmp_path, model, layers, asked)
+        proof = prove_on_batch(config, loaded, data, model, layers, asked)
         assert len(proof.problems) == 2
         assert all("down_proj was to train and does not" in p for p in proof.problems)
         with pytest.raises(TrainError, match="trainability proof"):
             proof.require()
 
-    def test_an_adapter_cut_off_from_the_loss(self, config_for: Any, tmp_path: Path) -> None:
+    def test_an_adapter_cut_off_from_the_loss(self, config_for: Any) -> None:
         def cut(model: Any) -> None:
             layer = model.base_model.model.model.layers[1].self_attn.v_proj
             layer.register_forward_hook(lambda _m, _a, out: out.detach())
 
-        proof = proven(config_for(), tmp_path, cut)
+        proof = proven(config_for(), cut)
         assert any("layers.1.self_attn.v_proj" in p and "no gradient" in p for p in proof.problems)
 
-    def test_an_expert_that_is_left_out(self, config_for: Any, tmp_path: Path) -> None:
+    def test_an_expert_that_is_left_out(self, config_for: Any) -> None:
         def silence(model: Any) -> None:
             for name, parameter in model.named_parameters():
                 if "layers.0.mlp.experts" in name and "lora_B" in name:
@@ -104,15 +104,15 @@ class TestSilentFailuresAreCaught:
                         )
                     )
 
-        proof = proven(config_for(), tmp_path, silence)
+        proof = proven(config_for(), silence)
         assert "1 of" in proof.problems[-1]
         assert "experts that received tokens received no gradient" in proof.problems[-1]
 
-    def test_a_weight_that_trains_unasked(self, config_for: Any, tmp_path: Path) -> None:
+    def test_a_weight_that_trains_unasked(self, config_for: Any) -> None:
         def thaw(model: Any) -> None:
             model.base_model.model.model.norm.weight.requires_grad_(True)
 
-        proof = proven(config_for(), tmp_path, thaw)
+        proof = proven(config_for(), thaw)
         assert proof.problems == ("model.norm.weight trains although the configuration freezes it",)
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from real_mixtral import STEPS, TOKENS, load_dense, mixtral_of
 
 from moe_train.files import read_json, read_jsonl
+from real_mixtral import STEPS, TOKENS, load_dense, mixtral_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.realdata]
 

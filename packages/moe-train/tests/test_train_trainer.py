@@ -16,7 +16,7 @@ from moe_train.checkpoint import checkpoints
 from moe_train.data import collate
 from moe_train.files import read_jsonl
 from moe_train.prepare import prepare
-from moe_train.trainer import FINAL_RATE, Trainer, batch_gradients, learning_rate, record_losses
+from moe_train.trainer import FINAL_RATE, Trainer, batch_gradients, learning_rate, record_losses, step_batch
 from moe_train.workflow import adapted, find_layers, planned_targets
 
 
@@ -52,7 +52,7 @@ class TestLearningRate:
 def test_the_loss_is_the_stock_models_loss(config_for: Any, tmp_path: Path) -> None:
     """With one micro-batch and no routing losses, loss and gradient are those of transformers' own `labels=`."""
     trainer = make_trainer(config_for(), tmp_path / "a", balanced=False)
-    batch = trainer.batch(0)
+    batch = step_batch(trainer.samples, trainer.config, 0)
     loss, routing = batch_gradients(
         trainer.model, batch, balancer=None, pad_id=trainer.pad_id, micro_batch_tokens=10**6
     )
@@ -81,7 +81,11 @@ def test_cutting_a_batch_changes_nothing(config_for: Any, tmp_path: Path, checkp
         trainer.balancer.load_state_dict(state)  # each step balances against the one before
         trainer.model.zero_grad()
         loss, routing = batch_gradients(
-            trainer.model, trainer.batch(0), balancer=trainer.balancer, pad_id=trainer.pad_id, micro_batch_tokens=budget
+            trainer.model,
+            step_batch(trainer.samples, trainer.config, 0),
+            balancer=trainer.balancer,
+            pad_id=trainer.pad_id,
+            micro_batch_tokens=budget,
         )
         assert routing is not None
         grads = {n: p.grad.clone() for n, p in trainer.parameters.items() if p.grad is not None}

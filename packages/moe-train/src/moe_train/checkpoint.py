@@ -12,8 +12,9 @@ from moe_train.errors import TrainError
 from moe_train.files import read_json, write_folder, write_json
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
+
+    from moe_train.engines import Engine
 
 SCHEMA = "moe-train/checkpoint@1"
 
@@ -45,7 +46,7 @@ def save_checkpoint(
     progress: Progress,
     *,
     parameters: dict[str, nn.Parameter],
-    optimizer: torch.optim.Optimizer,
+    engine: Engine,
     balancer_state: dict[str, Any],
     keep: int,
 ) -> Path:
@@ -55,8 +56,8 @@ def save_checkpoint(
 
     def fill(path: Path) -> None:
         save_file({name: p.detach().contiguous() for name, p in parameters.items()}, path / "trainable.safetensors")
+        engine.save(path)
         state = {
-            "optimizer": optimizer.state_dict(),
             "balancer": balancer_state,
             "rng": torch.get_rng_state(),
             "rng_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -72,7 +73,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path, *, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
+    path: Path, *, parameters: dict[str, nn.Parameter], engine: Engine
 ) -> tuple[Progress, dict[str, Any]]:
     """Put a checkpoint's weights, optimizer state and random state in place; returns the progress and the balancer's state.
 
@@ -92,7 +93,7 @@ def load_checkpoint(
         for name, parameter in parameters.items():
             parameter.copy_(saved[name])
     state = torch.load(path / "state.pt", weights_only=True)
-    optimizer.load_state_dict(state["optimizer"])
+    engine.load(path)
     torch.set_rng_state(state["rng"])
     if state["rng_cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["rng_cuda"])

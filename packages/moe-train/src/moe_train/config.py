@@ -79,6 +79,8 @@ class TrainingConfig(_Section):
     """Steps between checkpoints; a killed run loses at most so many."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """How many of the newest checkpoints stay on disk."""
+    deepspeed: str | None = None
+    """A DeepSpeed JSON file (ZeRO 1 or 2, offloading), on one device; needs `pip install 'moe-train[deepspeed]'`."""
     log_every: int = Field(default=1, ge=1)
     """Steps between lines of metrics.jsonl."""
 

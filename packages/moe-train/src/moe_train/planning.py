@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,8 +48,7 @@ def make_plan(config: RunConfig, screen: Screen) -> Plan:
     screen.header(environment(loaded.model.device.type, folder), data.to_dict(), folder)
     screen.plan(memory)
     model = adapted(config, loaded, targets)
-    with tempfile.TemporaryDirectory() as scratch:
-        proof = prove_on_batch(config, loaded, data, Path(scratch), model, layers, targets)
+    proof = prove_on_batch(config, loaded, data, model, layers, targets)
     screen.proof(proof)
     proof.require()
     return Plan(data=data.to_dict(), memory=memory, proof=proof)

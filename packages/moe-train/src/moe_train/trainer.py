@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 from moe_train.adapters import trainable
 from moe_train.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
 from moe_train.data import IGNORED, Batch, Sample, batch_indices, collate, micro_batches
+from moe_train.engines import make_engine, torch_backward
 from moe_train.errors import TrainError
 from moe_train.files import append_line, keep_lines
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
     from moe_router import RoutingBalancer, StepRouting
@@ -70,9 +70,23 @@ class StepResult:
 
 
 def batch_gradients(
-    model: nn.Module, batch: Sequence[Sample], *, balancer: RoutingBalancer | None, pad_id: int, micro_batch_tokens: int
+    model: nn.Module,
+    batch: Sequence[Sample],
+    *,
+    balancer: RoutingBalancer | None,
+    pad_id: int,
+    micro_batch_tokens: int,
+    backward: Callable[[Tensor, bool], None] = lambda objective, _last: torch_backward(objective),
 ) -> tuple[float, StepRouting | None]:
     """Add one whole batch's gradient to the parameters; returns its loss (nats per completion token) and routing.
+
+    Args:
+        model: adapted, in training mode.
+        batch: the samples of one optimizer step.
+        balancer: for the routing losses; None for a dense model.
+        pad_id: token that fills the rows.
+        micro_batch_tokens: most padded tokens in one forward pass.
+        backward: receives each micro-batch's objective, and whether it is the last.
 
     Raises:
         TrainError: when the loss is not finite.
@@ -82,7 +96,7 @@ def batch_gradients(
     if balancer is not None:
         balancer.begin_step(tokens=sum(sum(group.lengths_B) for group in groups))
     total = 0.0
-    for group in groups:
+    for number, group in enumerate(groups, start=1):
         device = next(model.parameters()).device
         watching = (
             contextlib.nullcontext() if balancer is None else balancer.micro_batch(group.attention_mask_BS.to(device))
@@ -92,9 +106,15 @@ def batch_gradients(
             objective = loss if balancer is None else loss + balancer.loss()
         if not math.isfinite(float(objective.detach())):
             raise TrainError("training: the loss is not finite; lower training.learning_rate, or use dtype=float32")
-        objective.backward()  # type: ignore[no-untyped-call]
+        backward(objective, number == len(groups))
         total += float(loss.detach())
     return total, None if balancer is None else balancer.end_step()
+
+
+def step_batch(samples: Sequence[Sample], config: RunConfig, step: int) -> list[Sample]:
+    """The samples of a step, counted from 0."""
+    indices = batch_indices(len(samples), batch_size=config.training.batch_size, step=step, seed=config.seed)
+    return [samples[i] for i in indices]
 
 
 class Trainer:
@@ -110,17 +130,12 @@ class Trainer:
         balancer: RoutingBalancer | None,
         pad_id: int,
     ) -> None:
-        import torch
-
         self.model, self.samples, self.config, self.run = model, samples, config, run
         self.balancer, self.pad_id = balancer, pad_id
         self.parameters = trainable(model)
         if not self.parameters:
             raise TrainError("training: no parameter trains; check the lora section")
-        t = config.training
-        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
-            self.parameters.values(), lr=t.learning_rate, weight_decay=t.weight_decay
-        )
+        self.engine = make_engine(model, self.parameters, config.training)
         self.progress = Progress(step=0, tokens=0, seconds=0.0)
         self.folder, self.metrics = run / "checkpoints", run / "metrics.jsonl"
 
@@ -128,35 +143,27 @@ class Trainer:
         """Go back to the newest checkpoint, if there is one; returns the steps done. Later lines of the metrics are dropped."""
         found = checkpoints(self.folder)
         if found:
-            self.progress, state = load_checkpoint(found[-1], parameters=self.parameters, optimizer=self.optimizer)
+            self.progress, state = load_checkpoint(found[-1], parameters=self.parameters, engine=self.engine)
             if self.balancer is not None:
                 self.balancer.load_state_dict(state)
         keep_lines(self.metrics, lambda line: line["step"] <= self.progress.step)
         return self.progress.step
 
-    def batch(self, step: int) -> list[Sample]:
-        """The samples of a step, counted from 0."""
-        t = self.config.training
-        indices = batch_indices(len(self.samples), batch_size=t.batch_size, step=step, seed=self.config.seed)
-        return [self.samples[i] for i in indices]
-
     def step(self, step: int) -> StepResult:
         """Do one optimizer step, counted from 0."""
-        import torch
-
         t = self.config.training
-        rate = learning_rate(step, steps=t.steps, warmup=t.warmup, peak=t.learning_rate)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        batch = self.batch(step)
+        batch = step_batch(self.samples, self.config, step)
         self.model.train()
         loss, routing = batch_gradients(
-            self.model, batch, balancer=self.balancer, pad_id=self.pad_id, micro_batch_tokens=t.micro_batch_tokens
+            self.model,
+            batch,
+            balancer=self.balancer,
+            pad_id=self.pad_id,
+            micro_batch_tokens=t.micro_batch_tokens,
+            backward=lambda objective, last: self.engine.backward(objective, last=last),
         )
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), t.max_grad_norm, error_if_nonfinite=True)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return StepResult(loss=loss, grad_norm=float(norm), tokens=sum(len(s.ids) for s in batch), routing=routing)
+        norm = self.engine.step(learning_rate(step, steps=t.steps, warmup=t.warmup, peak=t.learning_rate))
+        return StepResult(loss=loss, grad_norm=norm, tokens=sum(len(s.ids) for s in batch), routing=routing)
 
     def train(
         self,
@@ -191,16 +198,19 @@ class Trainer:
             self.folder,
             self.progress,
             parameters=self.parameters,
-            optimizer=self.optimizer,
+            engine=self.engine,
             balancer_state={} if self.balancer is None else self.balancer.state_dict(),
             keep=self.config.training.keep_checkpoints,
         )
 
     def _line(self, result: StepResult, seconds: float) -> dict[str, Any]:
+        t = self.config.training
         line: dict[str, Any] = {
             "step": self.progress.step,
             "loss": result.loss,
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": learning_rate(
+                self.progress.step - 1, steps=t.steps, warmup=t.warmup, peak=t.learning_rate
+            ),
             "grad_norm": result.grad_norm,
             "tokens": self.progress.tokens,
             "tokens_per_s": result.tokens / seconds,

@@ -21,7 +21,7 @@ from moe_train.evaluate import LOSS_SCHEMA, LossComparison, answer_items, compar
 from moe_train.files import disk_errors, keep_lines, read_json, read_jsonl, write_folder, write_json, write_text
 from moe_train.memory import MemoryPlan, check_fits, plan_memory, write_receipt
 from moe_train.prepare import Data, environment, prepare
-from moe_train.trainer import StepResult, Trainer, batch_gradients, record_losses
+from moe_train.trainer import StepResult, Trainer, batch_gradients, record_losses, step_batch
 from moe_train.verify import Proof, prove
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def _execute(r: _Run, layers: list[MoELayer], targets: Targets | None, plan: Mem
     with MemoryTracker(run / "memory.jsonl") as tracker:
         model = adapted(config, r.loaded, targets)
         with r.stage("prove", tracker):
-            proof = prove_on_batch(config, r.loaded, data, run, model, layers, targets)
+            proof = prove_on_batch(config, r.loaded, data, model, layers, targets)
             write_json(run / "proof.json", proof.to_dict())
         screen.proof(proof)
         proof.require()
@@ -202,7 +202,6 @@ def prove_on_batch(
     config: RunConfig,
     loaded: LoadedModel,
     data: Data,
-    folder: Path,
     model: nn.Module,
     layers: list[MoELayer],
     targets: Targets | None,
@@ -210,14 +209,13 @@ def prove_on_batch(
     """One forward and backward pass of the first batch, read as the trainability proof; leaves no gradient behind."""
     import torch
 
-    trainer = Trainer(model, data.train, config, folder, balancer=None, pad_id=loaded.pad_id)
     random_state = torch.get_rng_state()
     balancer = _balancer(config, model) if layers else None
     model.train()
     try:
         _, routing = batch_gradients(
             model,
-            trainer.batch(0),
+            step_batch(data.train, config, 0),
             balancer=balancer,
             pad_id=loaded.pad_id,
             micro_batch_tokens=config.training.micro_batch_tokens,
