@@ -35,7 +35,7 @@ def install_packages(session: nox.Session, *extras: str) -> None:
         "moe-memprof": {"torch", "test"},
         "moe-router": {"test"},
         "moe-bench": {"hf", "test"},
-        "moe-train": {"test"},
+        "moe-train": {"deepspeed", "test"},
     }
     arguments: list[str] = []
     for name in PACKAGES:

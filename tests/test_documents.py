@@ -52,7 +52,7 @@ def test_commands_and_options_exist(path: Path) -> None:
             assert rest[0] in command.commands, f"{path.name}: {line}"
             command, rest = command.commands[rest[0]], rest[1:]
         known = {option for parameter in command.params for option in parameter.opts} | {"--help", "-h", "--version"}
-        for word in rest:
+        for word in rest[: rest.index("--")] if "--" in rest else rest:
             if word.startswith("--"):
                 assert word.split("=")[0] in known, f"{path.name}: {line}"
 
