@@ -50,6 +50,25 @@ def test_sums_equal_brute_force_under_padding(architecture: str, padded_batch) -
     np.testing.assert_allclose(trace.mass_GLE[0], expected["mass"], rtol=1e-5)
 
 
+def test_chosen_positions_alone(padded_batch) -> None:
+    """The first three tokens of every row, and padding however much of it is asked for."""
+    model = build("mixtral")
+    ids, mask = padded_batch["input_ids"], padded_batch["attention_mask"]
+    early_BS = torch.zeros_like(mask, dtype=torch.bool)
+    early_BS[:, :3] = True
+    with RoutingRecorder(model) as recorder, torch.no_grad():
+        with recorder.group("early"), recorder.only(early_BS):
+            model(**padded_batch)
+        with recorder.group("early without a mask"), recorder.only(early_BS):
+            model(input_ids=ids)
+        with recorder.group("all"), recorder.only(torch.ones_like(mask)):
+            model(**padded_batch)
+    trace = recorder.trace()
+    expected = brute_force(model, ids, mask * early_BS)
+    assert (trace.counts_GLE[0] == expected["counts"]).all()
+    assert trace.tokens_G.tolist() == [int((mask * early_BS).sum()), 3 * len(ids), int(mask.sum())]
+
+
 def test_left_padding_counts_the_same_number(padded_batch) -> None:
     model = build("mixtral")
     flipped = {k: v.flip(1) for k, v in padded_batch.items()}

@@ -106,7 +106,7 @@ class TestSilentFailuresAreCaught:
 
         proof = proven(config_for(), silence)
         assert "1 of" in proof.problems[-1]
-        assert "experts that received tokens received no gradient" in proof.problems[-1]
+        assert "experts that received tokens with a loss received no gradient" in proof.problems[-1]
 
     def test_a_weight_that_trains_unasked(self, config_for: Any) -> None:
         def thaw(model: Any) -> None:

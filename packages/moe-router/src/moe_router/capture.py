@@ -100,6 +100,7 @@ class RoutingRecorder:
         self._group = DEFAULT_GROUP
         self._counts: dict[tuple[str, int], LayerCounts] = {}
         self._mask_T: Tensor | None = None
+        self._only_BS: Tensor | None = None
         self._handles: list[Any] = []
 
     def __enter__(self) -> RoutingRecorder:
@@ -122,6 +123,19 @@ class RoutingRecorder:
         finally:
             self._group = before
 
+    @contextmanager
+    def only(self, positions_BS: Tensor) -> Iterator[None]:
+        """Count what is routed inside at these positions alone, the tokens of an answer for example.
+
+        Args:
+            positions_BS: true where to count, [B, S] as the `input_ids` of the calls inside; padding is left out all the same.
+        """
+        before, self._only_BS = self._only_BS, positions_BS
+        try:
+            yield
+        finally:
+            self._only_BS = before
+
     def _before_model(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         inputs = kwargs.get("input_ids")
         if inputs is None:
@@ -130,6 +144,10 @@ class RoutingRecorder:
         if mask is None and len(args) > 1 and isinstance(args[1], Tensor):
             mask = args[1]
         self._mask_T = token_mask(mask, inputs.shape[0], inputs.shape[1])
+        if self._only_BS is not None:
+            only_T = token_mask(self._only_BS.to(inputs.device), inputs.shape[0], inputs.shape[1])
+            assert only_T is not None
+            self._mask_T = only_T if self._mask_T is None else only_T & self._mask_T
 
     def _after_router(self, number: int) -> Any:
         layer = self.layers[number]

@@ -96,7 +96,8 @@ class Screen:
         self.console.print(table)
         if proof.experts_reached is not None:
             self.console.print(
-                f"experts: {proof.experts_with_gradient} of the {proof.experts_reached} that the batch was routed to received a gradient"
+                f"experts: {proof.experts_with_gradient} of the {proof.experts_reached} "
+                "that tokens with a loss were routed to received a gradient"
             )
 
     @contextmanager

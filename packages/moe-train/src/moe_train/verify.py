@@ -7,9 +7,11 @@ PEFT lays the B of a fused expert weight out as [out, r · E] with column k · E
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from moe_train.data import IGNORED, Sample, collate, micro_batches
 from moe_train.errors import TrainError
 
 if TYPE_CHECKING:
@@ -53,7 +55,7 @@ class Proof:
 
     components: tuple[ComponentProof, ...]
     experts_reached: int | None
-    """Pairs of layer and expert that the batch was routed to; None for a dense model or frozen experts."""
+    """Pairs of layer and expert that a token with a loss was routed to; None for a dense model or frozen experts."""
     experts_with_gradient: int | None
     """Of those, how many received a gradient that is not zero in every adapted weight."""
     problems: tuple[str, ...]
@@ -107,7 +109,7 @@ def prove(
         model: after `backward()`, gradients not yet cleared.
         layers: its MoE layers as moe-router found them; empty for a dense model.
         targets: what was to be adapted; None when every weight trains.
-        routed_LE: tokens the batch sent to each expert, [layers, experts]; None for a dense model.
+        routed_LE: tokens with a loss that were sent to each expert, [layers, experts]; None for a dense model.
     """
     adapters = _adapters(model)
     tally: dict[str, dict[str, int]] = {
@@ -147,11 +149,38 @@ def prove(
     if layers and routed_LE is not None and (targets is None or targets.experts):
         reached, with_gradient = _expert_gradients(model, layers, routed_LE)
         if with_gradient < reached:
-            problems.append(f"{reached - with_gradient} of {reached} experts that received tokens received no gradient")
+            problems.append(
+                f"{reached - with_gradient} of {reached} experts that received tokens with a loss received no gradient"
+            )
     components = tuple(ComponentProof(component=c, **tally[c]) for c in COMPONENTS if tally[c]["tensors"])
     return Proof(
         components=components, experts_reached=reached, experts_with_gradient=with_gradient, problems=tuple(problems)
     )
+
+
+def routed_with_loss(model: nn.Module, batch: Sequence[Sample], *, pad_id: int, micro_batch_tokens: int) -> Any:
+    """Tokens that carry a loss, by the experts they were routed to: [layers, experts].
+
+    Only for these a gradient is due: in the last layer a token of the prompt, or the last of a row, changes nothing that is
+    predicted, and an expert that saw no other rightly has none.
+    """
+    import torch
+
+    from moe_router import RoutingRecorder
+
+    device = next(model.parameters()).device
+    with RoutingRecorder(model) as recorder, torch.no_grad():
+        for group in micro_batches(batch, max_tokens=micro_batch_tokens):
+            part = collate(group, pad_id=pad_id)
+            predicts_BS = torch.zeros_like(part.labels_BS, dtype=torch.bool)
+            predicts_BS[:, :-1] = part.labels_BS[:, 1:] != IGNORED
+            with recorder.only(predicts_BS):
+                model(
+                    input_ids=part.input_ids_BS.to(device),
+                    attention_mask=part.attention_mask_BS.to(device),
+                    use_cache=False,
+                )
+    return recorder.trace().counts_GLE.sum(0)
 
 
 def _adapters(model: nn.Module) -> dict[str, tuple[nn.Parameter, nn.Parameter]]:

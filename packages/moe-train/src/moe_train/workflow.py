@@ -22,7 +22,7 @@ from moe_train.files import disk_errors, keep_lines, read_json, read_jsonl, writ
 from moe_train.memory import MemoryPlan, check_fits, plan_memory, write_receipt
 from moe_train.prepare import Data, environment, prepare
 from moe_train.trainer import StepResult, Trainer, batch_gradients, record_losses, step_batch
-from moe_train.verify import Proof, prove
+from moe_train.verify import Proof, prove, routed_with_loss
 
 if TYPE_CHECKING:
     from torch import nn
@@ -213,14 +213,11 @@ def prove_on_batch(
     balancer = _balancer(config, model) if layers else None
     model.train()
     try:
-        _, routing = batch_gradients(
-            model,
-            step_batch(data.train, config, 0),
-            balancer=balancer,
-            pad_id=loaded.pad_id,
-            micro_batch_tokens=config.training.micro_batch_tokens,
-        )
-        return prove(model, layers, targets, routed_LE=None if routing is None else routing.load_LE)
+        batch, tokens = step_batch(data.train, config, 0), config.training.micro_batch_tokens
+        routed_LE = routed_with_loss(model, batch, pad_id=loaded.pad_id, micro_batch_tokens=tokens) if layers else None
+        torch.set_rng_state(random_state)  # routers that draw, draw the same
+        batch_gradients(model, batch, balancer=balancer, pad_id=loaded.pad_id, micro_batch_tokens=tokens)
+        return prove(model, layers, targets, routed_LE=routed_LE)
     finally:
         if balancer is not None:
             balancer.close()
