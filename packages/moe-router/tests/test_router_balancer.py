@@ -149,7 +149,7 @@ def test_sigmoid_scores_are_normalised_and_z_loss_by_hand() -> None:
     scores = 1 / (1 + np.exp(-np.array([0.0, 2.0, -1.0])))
     np.testing.assert_allclose(routing_probabilities(logits, scoring="sigmoid")[0], scores / scores.sum(), rtol=1e-6)
     assert float(z_loss(logits, tokens=2)) == pytest.approx(np.log(np.exp([0, 2, -1]).sum()) ** 2 / 2)
-    with pytest.raises(RouterError, match="neither"):
+    with pytest.raises(RouterError, match="scoring 'other'"):
         routing_probabilities(logits, scoring="other")
 
 

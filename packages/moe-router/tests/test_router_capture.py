@@ -19,15 +19,13 @@ def brute_force(model, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, np.nd
     pairs = np.zeros((*shape, experts), int)
     for row, keep in zip(ids, mask, strict=True):
         seen: list = []
-        handles = [
-            layer.router.register_forward_hook(lambda _m, _a, out, seen=seen: seen.append(out)) for layer in layers
-        ]
+        handles = [handle for layer in layers for handle in layer.attach(seen.append)]
         with torch.no_grad():
             model(input_ids=row[keep.bool()][None])
         for handle in handles:
             handle.remove()
-        for n, (_, weights, indices) in enumerate(seen):
-            for w, i in zip(weights.tolist(), indices.tolist(), strict=True):
+        for n, routing in enumerate(seen):
+            for w, i in zip(routing.weights_TK.tolist(), routing.indices_TK.tolist(), strict=True):
                 first[n, i[max(range(len(w)), key=w.__getitem__)]] += 1
                 for a in range(len(i)):
                     counts[n, i[a]] += 1
@@ -93,7 +91,10 @@ def test_generation_with_a_cache_counts_each_token_once(padded_batch) -> None:
     with RoutingRecorder(model) as recorder:
         model.generate(**left, max_new_tokens=5, min_new_tokens=5, do_sample=False, pad_token_id=0)
     # 22 prompt tokens, and 4 of the 5 new ones go through the model for each of 3 rows.
-    assert recorder.trace().tokens_G.tolist() == [22 + 3 * 4]
+    trace = recorder.trace()
+    assert trace.groups == ("all", "all (generated)")
+    assert trace.tokens_G.tolist() == [22, 3 * 4]
+    assert trace.sequences_G.tolist() == [3, 3]
 
 
 def test_groups_add_up(padded_batch) -> None:

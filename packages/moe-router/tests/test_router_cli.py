@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,8 +88,13 @@ def test_diff_is_a_gate(model_folder, data_file, tmp_path) -> None:
 
 
 def test_architectures() -> None:
-    assert "mixtral" in run("architectures")
-    assert "qwen3_moe" in json.loads(run("architectures", "--json"))["standard"]
+    shown = run("architectures")
+    assert "72 architectures, 94 model types" in shown
+    assert "jetmoe" in shown
+    rows = json.loads(run("architectures", "--json"))["architectures"]
+    assert {"name": "llama4", "model_types": ["llama4", "llama4_text"], "adapter": "llama4"}.items() <= next(
+        r for r in rows if r["name"] == "llama4"
+    ).items()
 
 
 @pytest.mark.parametrize(
@@ -118,7 +124,7 @@ def test_bad_input_is_one_line_and_code_2(arguments, message: str, model_folder,
     assert not (tmp_path / "t").exists()
 
 
-GOLDEN = Path(__file__).parent / "golden" / "trace-1.safetensors"
+GOLDEN = Path(__file__).parent / "golden"
 
 
 def example_trace() -> RoutingTrace:
@@ -126,34 +132,64 @@ def example_trace() -> RoutingTrace:
     return RoutingTrace(
         model="golden",
         layers=("a", "b"),
-        num_experts=2,
-        top_k=1,
+        experts_L=(2, 2),
+        top_k_L=(1, 1),
         groups=("x", "y"),
-        counts_GLE=counts,
-        first_GLE=counts,
+        types=("word", "number"),
+        unit_group_U=np.array([0, 1]),
+        sequences_U=np.array([2, 1]),
+        tokens_U=np.array([4, 2]),
+        counts_ULE=counts,
+        first_ULE=counts,
+        idle_UL=np.zeros((2, 2), int),
+        pairs_U=np.array([2, 1]),
+        repeats_UL=np.array([[1, 2], [1, 0]]),
         mass_GLE=counts / 2,
+        types_CLE=np.array([[[1, 3], [2, 2]], [[2, 0], [1, 1]]]),
         coactivation_LEE=np.zeros((2, 2, 2), int),
-        tokens_G=np.array([4, 2]),
+        transitions_LEE=np.array([[[2, 1], [1, 2]]]),
         metadata={"data": "by hand"},
     )
 
 
 def test_the_stored_format_of_version_1_still_reads() -> None:
-    loaded, expected = RoutingTrace.load(GOLDEN), example_trace()
-    for name in ("model", "layers", "num_experts", "top_k", "groups", "metadata"):
+    loaded, expected = RoutingTrace.load(GOLDEN / "trace-1.safetensors"), example_trace()
+    for name in ("model", "layers", "experts_L", "top_k_L", "groups", "metadata"):
         assert getattr(loaded, name) == getattr(expected, name)
     for name in ("counts_GLE", "first_GLE", "mass_GLE", "coactivation_LEE", "tokens_G"):
         assert (getattr(loaded, name) == getattr(expected, name)).all()
+    assert loaded.sequences_G.tolist() == [0, 0]  # it did not say
+
+
+def test_the_stored_format_of_version_2_still_reads() -> None:
+    loaded, expected = RoutingTrace.load(GOLDEN / "trace-2.safetensors"), example_trace()
+    for name, value in vars(expected).items():
+        got = getattr(loaded, name)
+        assert (got == value).all() if isinstance(value, np.ndarray) else got == value, name
 
 
 def test_newer_version_and_contradictions_are_refused(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("moe_router.trace.SCHEMA", "moe-router/trace@2")
+    monkeypatch.setattr("moe_router.trace.SCHEMA", "moe-router/trace@3")
     example_trace().save(tmp_path / "new.trace")
     monkeypatch.undo()
-    with pytest.raises(RouterError, match="trace@2"):
+    with pytest.raises(RouterError, match="trace@3"):
         RoutingTrace.load(tmp_path / "new.trace")
     values = vars(example_trace())
     with pytest.raises(RouterError, match="part of the routing is missing"):
-        RoutingTrace(**{**values, "tokens_G": np.array([4, 3])})
-    with pytest.raises(RouterError, match="groups, layers, experts"):
+        RoutingTrace(**{**values, "tokens_U": np.array([4, 3])})
+    with pytest.raises(RouterError, match="mass_GLE is"):
         RoutingTrace(**{**values, "groups": ("x",)})
+
+
+def test_traces_of_two_processes_become_one() -> None:
+    from moe_router.trace import merge
+
+    one = example_trace()
+    both = merge([one, one])
+    assert both.groups == one.groups
+    assert (both.counts_GLE == 2 * one.counts_GLE).all()
+    assert (both.mass_GLE == 2 * one.mass_GLE).all()
+    assert (both.transitions_LEE == 2 * one.transitions_LEE).all()
+    assert both.sequences_G.tolist() == [4, 2]
+    with pytest.raises(RouterError, match="different layers"):
+        merge([one, replace(one, layers=("a", "c"))])

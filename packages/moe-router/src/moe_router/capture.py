@@ -1,11 +1,11 @@
 """Recording the routing that was executed, as it happens, in memory that does not grow with the text.
 
-Shapes: B batch, S sequence, T = B · S tokens, L MoE layers, E experts, K experts per token, G groups.
+Shapes: B batch, S sequence, T = B · S positions, L MoE layers, E experts, K experts per token, G groups, U units.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,12 +14,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from moe_router.architectures.base import MoELayer
+from moe_router.architectures.base import Handle, MoELayer, Routing
 from moe_router.architectures.registry import diagnose, find_moe_layers
 from moe_router.errors import RouterError
+from moe_router.positions import Positions, positions_of, token_mask
+from moe_router.streaming import LayerSums, Transitions, units_for
 from moe_router.trace import RoutingTrace
 
 DEFAULT_GROUP = "all"
+GENERATED = " (generated)"
+"""Behind a group's name, for tokens that went through the model one by one on top of a key-value cache."""
 
 
 def in_recompute() -> bool:
@@ -27,63 +31,11 @@ def in_recompute() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
-def token_mask(attention_mask: Tensor | None, batch: int, sequence: int) -> Tensor | None:
-    """Which of the B · S input positions are tokens and not padding, flattened to [T]; None where all are.
-
-    Args:
-        attention_mask: [B, S], or [B, past + S] when a key-value cache is in use: the last S columns are this input's.
-            Masks of four dimensions say nothing about padding that could be read back, and are refused.
-        batch: B.
-        sequence: S.
-
-    Raises:
-        RouterError: for a mask of another form.
-    """
-    if attention_mask is None:
-        return None
-    if attention_mask.ndim != 2 or attention_mask.shape[0] != batch or attention_mask.shape[1] < sequence:
-        raise RouterError(
-            f"attention_mask of shape {tuple(attention_mask.shape)}: cannot tell the padding of an input of shape "
-            f"({batch}, {sequence}) from it; pass the two-dimensional mask"
-        )
-    return attention_mask[:, -sequence:].reshape(-1).bool()
-
-
-class LayerCounts:
-    """Streaming sums of one layer and group, on the device where the router runs."""
-
-    def __init__(self, num_experts: int, device: torch.device) -> None:
-        self.counts_E = torch.zeros(num_experts, dtype=torch.int64, device=device)
-        self.first_E = torch.zeros(num_experts, dtype=torch.int64, device=device)
-        self.mass_E = torch.zeros(num_experts, dtype=torch.float64, device=device)
-        self.coactivation_EE = torch.zeros(num_experts, num_experts, dtype=torch.int64, device=device)
-        self.tokens = torch.zeros((), dtype=torch.int64, device=device)
-
-    def add(self, weights_TK: Tensor, indices_TK: Tensor, mask_T: Tensor | None) -> None:
-        """Add the decisions of one forward pass."""
-        if mask_T is not None:
-            weights_TK, indices_TK = weights_TK[mask_T], indices_TK[mask_T]
-        experts = len(self.counts_E)
-        flat = indices_TK.reshape(-1)
-        self.counts_E += torch.bincount(flat, minlength=experts)
-        # The first choice is the heaviest; routers do not all return them in that order.
-        best_T1 = weights_TK.argmax(-1, keepdim=True)
-        self.first_E += torch.bincount(indices_TK.gather(-1, best_T1).reshape(-1), minlength=experts)
-        self.mass_E.index_add_(0, flat, weights_TK.reshape(-1).double())
-        top_k = indices_TK.shape[-1]
-        for i in range(top_k):
-            for j in range(i + 1, top_k):
-                pairs = indices_TK[:, i] * experts + indices_TK[:, j]
-                both_EE = torch.bincount(pairs, minlength=experts * experts).reshape(experts, experts)
-                self.coactivation_EE += both_EE + both_EE.T
-        self.tokens += indices_TK.shape[0]
-
-
 class RoutingRecorder:
-    """Counts the executed routing of every forward pass of a model while the context is open.
+    """Sums the executed routing of every forward pass of a model while the context is open.
 
-    Padding is not counted (`attention_mask` is read off the model's own call), nor is the repetition of a forward pass by
-    gradient checkpointing.
+    Padding is not counted (`attention_mask` is read off the model's own call), nor is the repetition of a forward pass by gradient
+    checkpointing. Tokens generated one by one are counted in a group of their own. Attach it before `torch.compile`.
 
     Example:
         with RoutingRecorder(model) as recorder:
@@ -92,27 +44,56 @@ class RoutingRecorder:
         recorder.trace().save("algebra.trace")
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, types: Sequence[str] = (), stream: str | None = None) -> None:
+        """Find the model's MoE layers.
+
+        Args:
+            model: PEFT-wrapped or not.
+            types: names of token types, to be told apart with `typed`.
+            stream: which positions to record where a model has several kinds: `text`, `encoder`, `decoder` or `vision`. By default
+                the text, or the decoder.
+
+        Raises:
+            RouterError: for a model without MoE layers, or without any of that stream.
+        """
         self.model = model
-        self.layers: list[MoELayer] = find_moe_layers(model)
-        if not self.layers:
+        found = find_moe_layers(model)
+        if not found:
             raise RouterError(f"no MoE layer to record: {diagnose(model)}")
+        self.streams = tuple(dict.fromkeys(layer.stream for layer in found))
+        self.stream = stream or next((s for s in ("text", "decoder") if s in self.streams), self.streams[0])
+        if self.stream not in self.streams:
+            raise RouterError(
+                f"stream {self.stream!r}: the MoE layers of this model belong to {', '.join(self.streams)}"
+            )
+        self.layers: list[MoELayer] = [layer for layer in found if layer.stream == self.stream]
+        self.types = tuple(types)
         self._group = DEFAULT_GROUP
-        self._counts: dict[tuple[str, int], LayerCounts] = {}
-        self._mask_T: Tensor | None = None
+        self._groups: dict[str, _Group] = {}
+        self._now: _Pass | None = None
         self._only_BS: Tensor | None = None
-        self._handles: list[Any] = []
+        self._type_BS: Tensor | None = None
+        self._handles: list[Handle] = []
+        self._observers: list[Callable[[int, Routing, _Pass], None]] = []
 
     def __enter__(self) -> RoutingRecorder:
-        self._handles.append(self.model.register_forward_pre_hook(self._before_model, with_kwargs=True))
+        for module in self._entrances():
+            self._handles.append(module.register_forward_pre_hook(self._before_model, with_kwargs=True))
         for number, layer in enumerate(self.layers):
-            self._handles.append(layer.router.register_forward_hook(self._after_router(number)))
+            self._handles.extend(layer.attach(self._reader(number)))
         return self
 
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+
+    def _entrances(self) -> list[nn.Module]:
+        """The modules whose calls tell the positions of the stream: an encoder is also called without its model, to generate."""
+        if self.stream not in {"encoder", "decoder"}:
+            return [self.model]
+        base: Any = self.model
+        return [base.get_encoder() if self.stream == "encoder" else base.get_decoder()]
 
     @contextmanager
     def group(self, name: str) -> Iterator[None]:
@@ -136,34 +117,64 @@ class RoutingRecorder:
         finally:
             self._only_BS = before
 
-    def _before_model(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        inputs = kwargs.get("input_ids")
-        if inputs is None:
-            inputs = args[0] if args else kwargs["inputs_embeds"]
-        mask = kwargs.get("attention_mask")
-        if mask is None and len(args) > 1 and isinstance(args[1], Tensor):
-            mask = args[1]
-        self._mask_T = token_mask(mask, inputs.shape[0], inputs.shape[1])
-        if self._only_BS is not None:
-            only_T = token_mask(self._only_BS.to(inputs.device), inputs.shape[0], inputs.shape[1])
-            assert only_T is not None
-            self._mask_T = only_T if self._mask_T is None else only_T & self._mask_T
+    @contextmanager
+    def typed(self, types_BS: Tensor) -> Iterator[None]:
+        """Tell the tokens of the calls inside apart by type.
 
-    def _after_router(self, number: int) -> Any:
+        Args:
+            types_BS: for every position the number of its type among the recorder's `types`, [B, S].
+
+        Raises:
+            RouterError: for numbers that are no type.
+        """
+        if types_BS.numel() and not 0 <= int(types_BS.min()) <= int(types_BS.max()) < len(self.types):
+            raise RouterError(
+                f"token types from {int(types_BS.min())} to {int(types_BS.max())}; the recorder has {len(self.types)}"
+            )
+        before, self._type_BS = self._type_BS, types_BS
+        try:
+            yield
+        finally:
+            self._type_BS = before
+
+    def observe(self, observer: Callable[[int, Routing, _Pass], None]) -> None:
+        """Call `observer(layer number, routing, pass)` for every decision as well, as a full trace does."""
+        self._observers.append(observer)
+
+    def _before_model(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if in_recompute():
+            return
+        positions = positions_of(args, kwargs)
+        mask_T = positions.mask_T
+        if self._only_BS is not None:
+            only_T = token_mask(self._only_BS.to(positions.sequence_T.device), positions.batch, positions.length)
+            assert only_T is not None
+            mask_T = only_T if mask_T is None else only_T & mask_T
+        name = self._group + GENERATED if positions.decoding else self._group
+        if name not in self._groups:
+            self._groups[name] = _Group(self.layers, types=len(self.types))
+        group = self._groups[name]
+        type_T = None if self._type_BS is None else self._type_BS.reshape(-1)
+        self._now = _Pass(group, positions, mask_T, type_T)
+
+    def _reader(self, number: int) -> Callable[[Routing], None]:
         layer = self.layers[number]
 
-        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+        def read(routing: Routing) -> None:
             if in_recompute():
                 return
+            now = self._now
+            if now is None:
+                raise RouterError(
+                    f"{layer.name} ran without a call of {type(self.model).__name__} around it, so padding cannot be told: call the "
+                    "model that was given to the recorder"
+                )
             with torch.no_grad():
-                routing = layer.read(output)
-                key = (self._group, number)
-                if key not in self._counts:
-                    self._counts[key] = LayerCounts(layer.num_experts, routing.indices_TK.device)
-                mask = None if self._mask_T is None else self._mask_T.to(routing.indices_TK.device)
-                self._counts[key].add(routing.weights_TK, routing.indices_TK, mask)
+                now.add(number, layer, routing)
+                for observer in self._observers:
+                    observer(number, routing, now)
 
-        return hook
+        return read
 
     def trace(self, *, model: str = "", metadata: Mapping[str, str] | None = None) -> RoutingTrace:
         """What was recorded so far.
@@ -173,39 +184,173 @@ class RoutingRecorder:
             metadata: anything else to keep, as text.
 
         Raises:
-            RouterError: when nothing was recorded, which is never a result.
+            RouterError: when nothing was recorded, which is never a result, or layers were bypassed.
         """
-        groups = list(dict.fromkeys(group for group, _ in self._counts))
-        experts = self.layers[0].num_experts
-        if any(layer.num_experts != experts for layer in self.layers):
-            raise RouterError("layers with different numbers of experts cannot share one trace")
-        empty = LayerCounts(experts, torch.device("cpu"))
-
-        def stack(field: str) -> NDArray[Any]:
-            rows = [
-                [getattr(self._counts.get((g, n), empty), field).cpu().numpy() for n in range(len(self.layers))]
-                for g in groups
-            ]
-            return np.array(rows)
-
-        tokens_GL = stack("tokens") if groups else np.zeros((0, len(self.layers)), dtype=np.int64)
-        if not tokens_GL.any():
+        groups = {name: group for name, group in self._groups.items() if group.tokens().any()}
+        if not groups:
             raise RouterError(
                 "no token was recorded: run the model inside the recorder's context (hooks attached after a torch.compile'd "
                 "call are never reached: attach them first)"
             )
-        if (tokens_GL != tokens_GL[:, :1]).any():
-            raise RouterError("the layers recorded different numbers of tokens, so part of the routing was bypassed")
-        return RoutingTrace(
-            model=model,
-            layers=tuple(layer.name for layer in self.layers),
-            num_experts=experts,
-            top_k=self.layers[0].top_k,
-            groups=tuple(groups),
-            counts_GLE=stack("counts_E"),
-            first_GLE=stack("first_E"),
-            mass_GLE=stack("mass_E"),
-            coactivation_LEE=stack("coactivation_EE").sum(0),
-            tokens_G=tokens_GL[:, 0],
-            metadata=dict(metadata or {}),
+        return _assemble(self, groups, model, dict(metadata or {}))
+
+
+class _Group:
+    """The sums of one group."""
+
+    def __init__(self, layers: list[MoELayer], *, types: int) -> None:
+        self.layers, self.types = layers, types
+        self.limit = min(units_for(layer.num_experts) for layer in layers)
+        self.sequences = 0
+        self.last_units: Tensor | None = None
+        self.sums: dict[int, LayerSums] = {}
+        self.transitions: dict[int, Transitions] = {}
+        self._tokens: dict[int, Tensor] = {}
+        self._sequences_U = np.zeros(self.limit, dtype=np.int64)
+
+    def place(self, positions: Positions) -> Tensor:
+        """The unit of every position of a pass, [T]."""
+        if positions.decoding and self.last_units is not None and len(self.last_units) == positions.sequences:
+            units = self.last_units
+        else:
+            numbers = np.arange(self.sequences, self.sequences + positions.sequences) % self.limit
+            np.add.at(self._sequences_U, numbers, 1)
+            self.sequences += positions.sequences
+            units = torch.from_numpy(numbers).to(positions.sequence_T.device)
+        self.last_units = units
+        return units[positions.sequence_T]
+
+    @property
+    def units(self) -> int:
+        """Units in use."""
+        return min(self.sequences, self.limit)
+
+    def sums_of(self, number: int, device: torch.device) -> LayerSums:
+        """The sums of a layer, with room for the units in use."""
+        if number not in self.sums:
+            self.sums[number] = LayerSums(self.layers[number].num_experts, self.units, self.types, device)
+        sums = self.sums[number]
+        if len(sums.pairs_U) < self.units:
+            sums.grow(min(self.limit, max(self.units, 2 * len(sums.pairs_U))))
+        return sums
+
+    def count_tokens(self, number: int, mask_T: Tensor | None, unit_T: Tensor) -> None:
+        """Add a layer's tokens of one pass."""
+        tokens_U = self._tokens.setdefault(number, torch.zeros(self.limit, dtype=torch.int64, device=unit_T.device))
+        tokens_U.scatter_add_(0, unit_T, torch.ones_like(unit_T) if mask_T is None else mask_T.long())
+
+    def tokens(self) -> NDArray[np.int64]:
+        """Tokens of every layer and unit, [L, U]."""
+        empty = np.zeros(self.limit, dtype=np.int64)
+        return np.array(
+            [self._tokens[n].cpu().numpy() if n in self._tokens else empty for n in range(len(self.layers))]
         )
+
+    @property
+    def sequences_U(self) -> NDArray[np.int64]:
+        """Sequences of every unit in use."""
+        return self._sequences_U[: self.units]
+
+
+class _Pass:
+    """One forward pass of the model: what its layers have in common."""
+
+    def __init__(self, group: _Group, positions: Positions, mask_T: Tensor | None, type_T: Tensor | None) -> None:
+        self.group, self.positions, self.mask_T = group, positions, mask_T
+        device = positions.sequence_T.device
+        self.unit_T = group.place(positions)
+        self.type_T = None if type_T is None else type_T.to(device)
+        together_T = torch.zeros_like(positions.sequence_T, dtype=torch.bool)
+        together_T[1:] = positions.sequence_T[1:] == positions.sequence_T[:-1]
+        if mask_T is not None:
+            together_T[1:] &= mask_T[1:] & mask_T[:-1]
+        self.together_T = together_T
+        self._first: tuple[int, Tensor] | None = None
+        if type_T is not None and len(type_T) != len(self.unit_T):
+            raise RouterError(f"{len(type_T)} token types for {len(self.unit_T)} positions")
+
+    def add(self, number: int, layer: MoELayer, routing: Routing) -> None:
+        """Add one layer's decisions."""
+        device, rows = routing.indices_TK.device, len(routing.indices_TK)
+        if rows != len(self.unit_T):
+            raise RouterError(
+                f"{layer.name} routed {rows} positions where the model's input has {len(self.unit_T)}: its tokens cannot be matched "
+                "with the attention mask"
+            )
+        mask_T = None if self.mask_T is None else self.mask_T.to(device)
+        unit_T, together_T = self.unit_T.to(device), self.together_T.to(device)
+        type_T = None if self.type_T is None else self.type_T.to(device)
+        first_T = self.group.sums_of(number, device).add(routing, mask_T, unit_T, together_T, type_T)
+        self.group.count_tokens(number, mask_T, unit_T)
+        before, self._first = self._first, (number, first_T)
+        if before is not None and before[0] == number - 1 and self.group.sums[number].coactivation_EE is not None:
+            transitions = self.group.transitions
+            if number - 1 not in transitions:
+                experts = self.group.layers[number - 1].num_experts
+                transitions[number - 1] = Transitions(experts, layer.num_experts, device)
+            transitions[number - 1].add(before[1], first_T)
+
+
+def _assemble(
+    recorder: RoutingRecorder, groups: dict[str, _Group], model: str, metadata: dict[str, str]
+) -> RoutingTrace:
+    layers = recorder.layers
+    widest = max(layer.num_experts for layer in layers)
+
+    def wide(array: Any, axes: int) -> NDArray[Any]:
+        """Without the bin of what does not count, and padded to the largest layer, in its last axes."""
+        kept = array.cpu().numpy()[(..., *[slice(None, -1)] * axes)]
+        return np.pad(kept, [(0, 0)] * (kept.ndim - axes) + [(0, widest - n) for n in kept.shape[-axes:]])
+
+    def of_units(name: str, axes: int) -> Any:
+        per_group = []
+        for group in groups.values():
+            rows = [getattr(group.sums[n], name)[: group.units] for n in range(len(layers))]
+            per_group.append(np.stack([wide(r, axes) if axes else r.cpu().numpy() for r in rows], axis=1))
+        return np.concatenate(per_group)
+
+    def summed(name: str, axes: int) -> Any:
+        total = []
+        for n in range(len(layers)):
+            arrays = [getattr(group.sums[n], name) for group in groups.values()]
+            if any(a is None for a in arrays):
+                return None
+            total.append(sum(wide(a, axes) for a in arrays))
+        return np.stack(total)
+
+    for name, group in groups.items():
+        tokens_LU = group.tokens()
+        if (tokens_LU != tokens_LU[0]).any() or len(group.sums) != len(layers):
+            raise RouterError(
+                f"group {name!r}: the layers recorded different numbers of tokens, so part of the routing was bypassed"
+            )
+    tokens_U = np.concatenate([group.tokens()[0, : group.units] for group in groups.values()])
+    top_k_L = tuple(layer.top_k for layer in layers)
+    coactivation = summed("coactivation_EE", 2)
+    transitions = None
+    if coactivation is not None and all(len(g.transitions) == len(layers) - 1 for g in groups.values()):
+        none = np.zeros((0, widest, widest), dtype=np.int64)
+        steps = [sum(wide(g.transitions[n].counts_EE, 2) for g in groups.values()) for n in range(len(layers) - 1)]
+        transitions = np.stack(steps) if steps else none
+    types = summed("types_CE", 1) if recorder.types else None
+    return RoutingTrace(
+        model=model,
+        layers=tuple(layer.name for layer in layers),
+        experts_L=tuple(layer.num_experts for layer in layers),
+        top_k_L=top_k_L,
+        groups=tuple(groups),
+        types=recorder.types,
+        unit_group_U=np.concatenate([np.full(g.units, i) for i, g in enumerate(groups.values())]),
+        sequences_U=np.concatenate([g.sequences_U for g in groups.values()]),
+        tokens_U=tokens_U,
+        counts_ULE=of_units("counts_UE", 1),
+        first_ULE=of_units("first_UE", 1),
+        idle_UL=of_units("idle_U", 0),
+        pairs_U=of_units("pairs_U", 0)[:, 0],
+        repeats_UL=of_units("repeats_U", 0),
+        mass_GLE=np.stack([[wide(g.sums[n].mass_E, 1) for n in range(len(layers))] for g in groups.values()]),
+        types_CLE=None if types is None else types.transpose(1, 0, 2),
+        coactivation_LEE=None if coactivation is None else coactivation + coactivation.transpose(0, 2, 1),
+        transitions_LEE=transitions,
+        metadata=metadata,
+    )

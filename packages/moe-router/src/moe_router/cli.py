@@ -6,6 +6,7 @@ import functools
 import json
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -87,15 +88,26 @@ def inspect(model: str, as_json: bool) -> None:
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the matrix as JSON.")
 def architectures(as_json: bool) -> None:
-    """The architectures whose routing is compared, token by token, with what their experts receive, in this package's tests."""
-    from moe_router.architectures.registry import ADAPTERS
+    """The architectures whose routing is compared, token by token, with what their experts receive, in this package's tests.
 
+    Others are recognised by their structure, which is said, and what their experts receive is compared as they run.
+    """
+    from importlib.metadata import version
+
+    from rich.console import Console
+
+    from moe_router.architectures.registry import plugged_in
+    from moe_router.architectures.support import ARCHITECTURES, window
+    from moe_router.report import render_support
+
+    installed = version("transformers")
+    plugged = [adapter.name for adapter in plugged_in()]
     if as_json:
-        click.echo(json.dumps({adapter.name: adapter.architectures for adapter in ADAPTERS}, indent=1))
+        rows = [asdict(support) for support in ARCHITECTURES]
+        values = {"transformers": installed, "window": window(installed), "plugged_in": plugged, "architectures": rows}
+        click.echo(json.dumps({"schema": "moe-router/architectures@1", **values}, indent=1))
         return
-    for adapter in ADAPTERS:
-        click.echo(f"{adapter.name}: {', '.join(adapter.architectures)}")
-    click.echo("others of the same structure are read too, but no test of this package stands behind them")
+    render_support(Console(), ARCHITECTURES, note=f"transformers {installed}: {window(installed)}", plugged=plugged)
 
 
 @main.command()

@@ -16,6 +16,7 @@ from moe_router.trace import RoutingTrace
 
 if TYPE_CHECKING:
     from moe_router.architectures.base import MoELayer
+    from moe_router.architectures.support import Support
 
 _CELLS = " ▁▂▃▄▅▆▇█"
 
@@ -93,6 +94,25 @@ def render_layers(console: Console, layers: Sequence[MoELayer], *, parameters: i
         router = type(layer.router).__name__
         table.add_row(layer.name, router, str(layer.num_experts), str(layer.top_k), layer.scoring, layer.adapter.name)
     console.print(table)
+
+
+def render_support(console: Console, supported: Sequence[Support], *, note: str, plugged: Sequence[str]) -> None:
+    """The support matrix."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in ("architecture", "further model types", "adapter", "scoring"):
+        table.add_column(heading, no_wrap=heading != "further model types")
+    for support in supported:
+        kinds = [t for t in support.model_types if t != support.name]
+        table.add_row(support.name, ", ".join(kinds), support.adapter, support.scoring)
+    console.print(table)
+    for support in supported:
+        if support.note:
+            console.print(f"[bold]{support.name}[/]: {support.note}")
+    types = sum(len(support.model_types) for support in supported)
+    console.print(f"{len(supported)} architectures, {types} model types")
+    console.print(note)
+    if plugged:
+        console.print(f"adapters of other packages, tried first: {', '.join(plugged)}")
 
 
 def _table(*headings: str) -> Table:

@@ -1,44 +1,77 @@
 """The trace: what was routed where, summed, in one safetensors file.
 
-Shapes: G groups, L MoE layers, E experts.
+Shapes: G groups, U units (sets of whole sequences), L MoE layers, E experts of the largest layer, C token types.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moe_router.errors import RouterError
 
-SCHEMA = "moe-router/trace@1"
-_ARRAYS = ("counts_GLE", "first_GLE", "mass_GLE", "coactivation_LEE", "tokens_G")
+SCHEMA = "moe-router/trace@2"
+_ARRAYS = (
+    "counts_ULE",
+    "first_ULE",
+    "idle_UL",
+    "repeats_UL",
+    "pairs_U",
+    "tokens_U",
+    "sequences_U",
+    "unit_group_U",
+    "mass_GLE",
+)
+_OPTIONAL = ("types_CLE", "coactivation_LEE", "transitions_LEE")
+
+Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RoutingTrace:
-    """Executed routing of a text, by group, layer and expert."""
+    """Executed routing of a text: sums by layer and expert, for units of whole sequences, each of one group."""
 
     model: str
     layers: tuple[str, ...]
     """Names of the MoE layers."""
-    num_experts: int
-    top_k: int
+    experts_L: tuple[int, ...]
+    """Experts of every layer; where a layer has fewer than E, the rest of its row is zero."""
+    top_k_L: tuple[int, ...]
     groups: tuple[str, ...]
-    counts_GLE: NDArray[np.int64]
+    """A task, domain or whatever else the text was told apart by."""
+    types: tuple[str, ...] = ()
+    """Names of the token types."""
+    unit_group_U: Counts
+    """The group of every unit."""
+    sequences_U: Counts
+    """Sequences in every unit: 1 as long as the group has no more sequences than units."""
+    tokens_U: Counts
+    counts_ULE: Counts
     """Assignments executed: a token counts once for each of its top-k experts."""
-    first_GLE: NDArray[np.int64]
+    first_ULE: Counts
     """Tokens whose heaviest expert it was."""
+    idle_UL: Counts
+    """Slots of the top-k in which no expert worked: dropped over capacity, or skipped."""
+    pairs_U: Counts
+    """Tokens whose predecessor in the same sequence was recorded in the same forward pass."""
+    repeats_UL: Counts
+    """Those of them whose first choice was their predecessor's."""
     mass_GLE: NDArray[np.float64]
     """Sum of the routing weights."""
-    coactivation_LEE: NDArray[np.int64]
-    """Tokens that went to both experts; symmetric, zero diagonal."""
-    tokens_G: NDArray[np.int64]
+    types_CLE: Counts | None = None
+    """Assignments by token type; None where none were told apart."""
+    coactivation_LEE: Counts | None = None
+    """Tokens that went to both experts; symmetric, zero diagonal. None for layers of more than 512 experts."""
+    transitions_LEE: Counts | None = None
+    """Tokens by first choice in a layer and first choice in the next, [L − 1, E, E]; None as above."""
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -47,16 +80,78 @@ class RoutingTrace:
         Raises:
             RouterError: when shapes or sums contradict one another.
         """
-        shape = (len(self.groups), len(self.layers), self.num_experts)
-        if any(a.shape != shape for a in (self.counts_GLE, self.first_GLE, self.mass_GLE)):
-            raise RouterError(
-                f"trace: arrays of {self.counts_GLE.shape} where {shape} (groups, layers, experts) are stated"
-            )
-        expected_GL = np.broadcast_to((self.tokens_G * self.top_k)[:, None], shape[:2])
-        if (self.counts_GLE.sum(-1) != expected_GL).any():
+        units, layers, experts = len(self.unit_group_U), len(self.layers), self.num_experts
+        for name, shape in (
+            ("counts_ULE", (units, layers, experts)),
+            ("first_ULE", (units, layers, experts)),
+            ("idle_UL", (units, layers)),
+            ("repeats_UL", (units, layers)),
+            ("mass_GLE", (len(self.groups), layers, experts)),
+            ("coactivation_LEE", (layers, experts, experts)),
+            ("transitions_LEE", (layers - 1, experts, experts)),
+            ("types_CLE", (len(self.types), layers, experts)),
+        ):
+            array = getattr(self, name)
+            if array is not None and array.shape != shape:
+                raise RouterError(
+                    f"trace: {name} is {array.shape} where {shape} is due by what is stated of units, layers and experts"
+                )
+        due_UL = self.tokens_U[:, None] * np.array(self.top_k_L)
+        if (self.counts_ULE.sum(-1) + self.idle_UL != due_UL).any():
             raise RouterError(
                 "trace: the assignments of a layer are not tokens times top-k; part of the routing is missing"
             )
+
+    @property
+    def num_experts(self) -> int:
+        """Experts of the largest layer."""
+        return max(self.experts_L)
+
+    @property
+    def top_k(self) -> int:
+        """Experts per token, of the layer that takes most."""
+        return max(self.top_k_L)
+
+    def _by_group(self, array_U: NDArray[Any]) -> NDArray[Any]:
+        sums = np.zeros((len(self.groups), *array_U.shape[1:]), dtype=array_U.dtype)
+        np.add.at(sums, self.unit_group_U, array_U)
+        return sums
+
+    @cached_property
+    def counts_GLE(self) -> Counts:
+        """Assignments executed, by group."""
+        return self._by_group(self.counts_ULE)
+
+    @cached_property
+    def first_GLE(self) -> Counts:
+        """Tokens by their heaviest expert, by group."""
+        return self._by_group(self.first_ULE)
+
+    @cached_property
+    def tokens_G(self) -> Counts:
+        """Tokens of every group."""
+        return self._by_group(self.tokens_U)
+
+    @cached_property
+    def sequences_G(self) -> Counts:
+        """Sequences of every group."""
+        return self._by_group(self.sequences_U)
+
+    def units_of(self, group: str) -> Counts:
+        """The units of a group.
+
+        Raises:
+            RouterError: for a group that is not in the trace.
+        """
+        if group not in self.groups:
+            raise RouterError(f"trace: no group {group!r}; it has {', '.join(map(repr, self.groups))}")
+        return np.flatnonzero(self.unit_group_U == self.groups.index(group))
+
+    def layer_counts(self, layer: int, *, group: str | None = None) -> Counts:
+        """Assignments of one layer, over all groups or of one, [experts of that layer]."""
+        rows = self.counts_ULE if group is None else self.counts_ULE[self.units_of(group)]
+        counts: Counts = rows[:, layer, : self.experts_L[layer]].sum(0)
+        return counts
 
     def save(self, path: Path) -> None:
         """Write the file at once: a stop leaves the old one or the new."""
@@ -64,15 +159,11 @@ class RoutingTrace:
 
         header = {
             "schema": SCHEMA,
-            "model": self.model,
-            "num_experts": self.num_experts,
-            "top_k": self.top_k,
-            "layers": self.layers,
-            "groups": self.groups,
+            **{n: getattr(self, n) for n in ("model", "layers", "experts_L", "top_k_L", "groups", "types")},
             "metadata": dict(self.metadata),
         }
-        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
-        data = save(arrays, metadata={"moe_router": json.dumps(header)})
+        arrays = {n: getattr(self, n) for n in (*_ARRAYS, *_OPTIONAL) if getattr(self, n) is not None}
+        data = save({n: _compact(a) for n, a in arrays.items()}, metadata={"moe_router": json.dumps(header)})
         temporary = path.with_name(f".{path.name}.tmp")
         try:
             with temporary.open("wb") as file:
@@ -88,30 +179,110 @@ class RoutingTrace:
         """Read a trace.
 
         Raises:
-            RouterError: for a file that is missing, is not a trace, or is of a newer major version.
+            RouterError: for a file that is missing, is not a trace, or is of another version.
         """
         from safetensors import SafetensorError, safe_open
 
-        if not path.is_file():
-            raise RouterError(f"trace {path}: no such file")
+        header = read_header(path)
+        if header["schema"] not in {SCHEMA, "moe-router/trace@1"}:
+            raise RouterError(f"trace {path}: written as {header['schema']}, this version of moe-router reads {SCHEMA}")
         try:
             with safe_open(path, framework="numpy") as file:
-                header = json.loads((file.metadata() or {}).get("moe_router", "null"))
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        except (SafetensorError, OSError) as error:
-            raise RouterError(f"trace {path}: not a safetensors file ({error})") from None
-        if header is None:
-            raise RouterError(f"trace {path}: a safetensors file, but not a routing trace")
+                arrays: dict[str, Any] = {name: _wide(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 - not a dict
+        except SafetensorError as error:
+            raise RouterError(f"trace {path}: damaged ({error})") from None
         if header["schema"] != SCHEMA:
-            raise RouterError(
-                f"trace {path}: written as {header['schema']}, this version reads {SCHEMA}; upgrade moe-router"
-            )
+            header, arrays = _from_version_1(header, arrays)
+        stated: dict[str, Any] = {n: tuple(header[n]) for n in ("layers", "experts_L", "top_k_L", "groups", "types")}
         return cls(
             model=header["model"],
-            layers=tuple(header["layers"]),
-            num_experts=header["num_experts"],
-            top_k=header["top_k"],
-            groups=tuple(header["groups"]),
             metadata=header["metadata"],
+            **stated,
             **arrays,
         )
+
+
+def _from_version_1(
+    header: dict[str, Any], arrays: dict[str, NDArray[Any]]
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """The older form as the newer: it knew no sequences, so that every group is one unit of an unknown number of them, 0."""
+    layers, groups = len(header["layers"]), len(header["groups"])
+    none_GL = np.zeros((groups, layers), dtype=np.int64)
+    stated = {"experts_L": [header["num_experts"]] * layers, "top_k_L": [header["top_k"]] * layers, "types": []}
+    return {**header, **stated}, {
+        "counts_ULE": arrays["counts_GLE"],
+        "first_ULE": arrays["first_GLE"],
+        "mass_GLE": arrays["mass_GLE"],
+        "coactivation_LEE": arrays["coactivation_LEE"],
+        "tokens_U": arrays["tokens_G"],
+        "unit_group_U": np.arange(groups),
+        "sequences_U": none_GL[:, 0],
+        "pairs_U": none_GL[:, 0],
+        "idle_UL": none_GL,
+        "repeats_UL": none_GL,
+    }
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """What a trace file says of itself.
+
+    Raises:
+        RouterError: for a file that is missing or is not a trace.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise RouterError(f"trace {path}: no such file")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = json.loads((file.metadata() or {}).get("moe_router", "null"))
+    except (SafetensorError, OSError) as error:
+        raise RouterError(f"trace {path}: not a safetensors file ({error})") from None
+    if not isinstance(header, dict) or "schema" not in header:
+        raise RouterError(f"trace {path}: a safetensors file, but not a routing trace")
+    return header
+
+
+def merge(traces: Sequence[RoutingTrace]) -> RoutingTrace:
+    """The traces of several processes or files of one model as one; groups of the same name become one.
+
+    Raises:
+        RouterError: for traces of different models.
+    """
+    first = traces[0]
+    for other in traces[1:]:
+        for name in ("layers", "experts_L", "top_k_L", "types"):
+            if getattr(other, name) != getattr(first, name):
+                raise RouterError(f"traces with different {name.removesuffix('_L')} cannot be merged")
+    groups = tuple(dict.fromkeys(g for t in traces for g in t.groups))
+    place = [np.array([groups.index(g) for g in t.groups]) for t in traces]
+    mass_GLE = np.zeros((len(groups), *first.mass_GLE.shape[1:]))
+    for t, at in zip(traces, place, strict=True):
+        np.add.at(mass_GLE, at, t.mass_GLE)
+
+    def joined(name: str) -> Any:
+        return np.concatenate([getattr(t, name) for t in traces])
+
+    def added(name: str) -> Any:
+        arrays = [getattr(t, name) for t in traces]
+        return None if any(a is None for a in arrays) else sum(arrays[1:], arrays[0])
+
+    return replace(
+        first,
+        groups=groups,
+        unit_group_U=np.concatenate([at[t.unit_group_U] for t, at in zip(traces, place, strict=True)]),
+        mass_GLE=mass_GLE,
+        **{n: joined(n) for n in _ARRAYS if n.endswith(("_U", "_UL", "_ULE")) and n != "unit_group_U"},
+        **{n: added(n) for n in _OPTIONAL},
+    )
+
+
+def _compact(array: NDArray[Any]) -> NDArray[Any]:
+    """Counts in four bytes where they fit."""
+    if array.dtype == np.int64 and (array.size == 0 or array.max() <= np.iinfo(np.int32).max):
+        return np.ascontiguousarray(array, dtype=np.int32)
+    return np.ascontiguousarray(array)
+
+
+def _wide(array: NDArray[Any]) -> NDArray[Any]:
+    return array.astype(np.int64) if array.dtype.kind == "i" else array

@@ -12,18 +12,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from moe_router.architectures.base import Deliver, Routing
 from moe_router.architectures.registry import diagnose, find_moe_layers
 from moe_router.balance.losses import load_balancing_loss, routing_probabilities, z_loss
-from moe_router.capture import in_recompute, token_mask
+from moe_router.capture import in_recompute
 from moe_router.errors import RouterError
 from moe_router.metrics.load import max_violation, normalised_entropy
+from moe_router.positions import token_mask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,15 +69,16 @@ class RoutingBalancer:
         """
         if load_balancing < 0 or z_loss < 0:
             raise RouterError("coefficients of routing losses must not be negative")
-        self.layers = find_moe_layers(model)
-        if not self.layers:
+        found = find_moe_layers(model)
+        if not found:
             raise RouterError(f"no MoE layer to balance: {diagnose(model)}")
+        self.layers = [layer for layer in found if layer.stream in {"text", "decoder"}]
         if len({layer.num_experts for layer in self.layers}) > 1:
             raise RouterError("layers with different numbers of experts are not supported by the balancer")
         self.load_balancing, self.z_loss = load_balancing, z_loss
         experts = self.layers[0].num_experts
         self._fractions_LE = torch.full((len(self.layers), experts), 1 / experts)
-        self._handles = [layer.router.register_forward_hook(self._hook(i)) for i, layer in enumerate(self.layers)]
+        self._handles = [handle for i, layer in enumerate(self.layers) for handle in layer.attach(self._reader(i))]
         self._tokens = 0
         self._open = False
         self._seen: dict[int, Tensor] = {}
@@ -88,6 +90,7 @@ class RoutingBalancer:
         self._counts_LE = torch.zeros(shape, dtype=torch.int64)
         self._probs_LE = torch.zeros(shape, dtype=torch.float64)
         self._z_L = torch.zeros(shape[0], dtype=torch.float64)
+        self._idle_L = torch.zeros(shape[0], dtype=torch.int64)
 
     def begin_step(self, *, tokens: int) -> None:
         """Begin an optimizer step of so many tokens, padding not counted, over all its micro-batches and processes.
@@ -120,26 +123,31 @@ class RoutingBalancer:
         finally:
             self._open, self._seen = False, {}
 
-    def _hook(self, number: int) -> Any:
+    def _reader(self, number: int) -> Deliver:
         layer = self.layers[number]
 
-        def hook(module: nn.Module, _args: Any, output: Any) -> None:
+        def read(routing: Routing) -> None:
             if not self._open or in_recompute():
                 return
-            if module.training and not torch.is_grad_enabled() and (self.load_balancing or self.z_loss):
+            if layer.router.training and not torch.is_grad_enabled() and (self.load_balancing or self.z_loss):
                 raise RouterError(
                     "reentrant gradient checkpointing runs the routers without gradient, so the routing losses would train nothing; "
                     'use gradient_checkpointing_kwargs={"use_reentrant": False}'
                 )
-            routing = layer.read(output)
+            if routing.normalised and self.z_loss:
+                raise RouterError(
+                    "this transformers release returns probabilities for logits (5.0 to 5.5 do), from which the z-loss cannot be had; "
+                    "use 5.6 or later, or a z_loss of 0"
+                )
             # Nothing here may save a tensor for the backward pass: checkpointing's recompute, in which this hook does not run,
             # would then save fewer than the first pass did. So the loss is computed later, in `loss`.
             with torch.no_grad():
                 mask_T = self._mask(routing.logits_TE.device)
-                self._count(number, _kept(routing.logits_TE, mask_T), _kept(routing.indices_TK, mask_T))
+                idle_TK = None if routing.idle_TK is None else _kept(routing.idle_TK, mask_T)
+                self._count(number, _kept(routing.logits_TE, mask_T), _kept(routing.indices_TK, mask_T), idle_TK)
             self._seen[number] = routing.logits_TE
 
-        return hook
+        return read
 
     def _mask(self, device: torch.device) -> Tensor | None:
         """Which rows of the router's output are tokens, [T]; None where all are."""
@@ -148,10 +156,12 @@ class RoutingBalancer:
         mask_T = token_mask(self._mask_BS, *self._mask_BS.shape)
         return None if mask_T is None else mask_T.to(device)
 
-    def _count(self, number: int, logits_TE: Tensor, indices_TK: Tensor) -> None:
+    def _count(self, number: int, logits_TE: Tensor, indices_TK: Tensor, idle_TK: Tensor | None) -> None:
         layer = self.layers[number]
-        self._counts_LE[number] += torch.bincount(indices_TK.reshape(-1), minlength=layer.num_experts).cpu()
-        probs_TE = routing_probabilities(logits_TE, scoring=layer.scoring)
+        executed = indices_TK.reshape(-1) if idle_TK is None else indices_TK[~idle_TK]
+        self._counts_LE[number] += torch.bincount(executed, minlength=layer.num_experts).cpu()
+        self._idle_L[number] += 0 if idle_TK is None else int(idle_TK.sum())
+        probs_TE = routing_probabilities(logits_TE, scoring=layer.scoring)[:, : layer.num_experts]
         self._probs_LE[number] += probs_TE.sum(0).double().cpu()
         self._z_L[number] += torch.logsumexp(logits_TE.float(), -1).square().sum().double().cpu()
 
@@ -171,7 +181,9 @@ class RoutingBalancer:
             logits_TE = _kept(all_logits_TE, self._mask(all_logits_TE.device))
             share = logits_TE.new_zeros((), dtype=torch.float32)
             if self.load_balancing:
-                probs_TE = routing_probabilities(logits_TE, scoring=self.layers[number].scoring)
+                layer = self.layers[number]
+                # A column behind those of the experts is the choice of none (zaya): it takes probability, not load.
+                probs_TE = routing_probabilities(logits_TE, scoring=layer.scoring)[:, : layer.num_experts]
                 share = share + self.load_balancing * load_balancing_loss(
                     probs_TE, self._fractions_LE[number].to(logits_TE.device), tokens=self._tokens
                 )
@@ -187,7 +199,7 @@ class RoutingBalancer:
         Raises:
             RouterError: when nothing was counted, or not every token of `begin_step`.
         """
-        counted = self._counts_LE.sum(1)
+        counted = self._counts_LE.sum(1) + self._idle_L
         expected = torch.tensor([self._tokens * layer.top_k for layer in self.layers])
         if (counted != expected).any():
             first = int((counted != expected).nonzero()[0])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from moe_router.errors import RouterError
 
@@ -17,14 +18,23 @@ def routing_probabilities(logits_TE: Tensor, *, scoring: str) -> Tensor:
 
     Args:
         logits_TE: the router's raw scores.
-        scoring: "softmax"; or "sigmoid", whose scores are divided by their sum (DeepSeek-V3, arXiv 2412.19437, eq. 17-20).
+        scoring: "softmax"; or "sigmoid" or "sqrtsoftplus", whose scores are divided by their sum (DeepSeek-V3, arXiv 2412.19437,
+            eq. 17-20).
+
+    Raises:
+        RouterError: for a scoring that gives no probabilities over experts.
     """
     if scoring == "softmax":
         return logits_TE.float().softmax(-1)
     if scoring == "sigmoid":
         scores_TE = logits_TE.float().sigmoid()
         return scores_TE / scores_TE.sum(-1, keepdim=True)
-    raise RouterError(f"scoring: {scoring!r} is neither softmax nor sigmoid")
+    if scoring == "sqrtsoftplus":
+        scores_TE = functional.softplus(logits_TE.float()).sqrt()
+        return scores_TE / scores_TE.sum(-1, keepdim=True)
+    raise RouterError(
+        f"scoring {scoring!r}: routing losses need softmax, sigmoid or sqrtsoftplus scores over the experts"
+    )
 
 
 def load_balancing_loss(probs_TE: Tensor, fractions_E: Tensor, *, tokens: int) -> Tensor:

@@ -1,0 +1,94 @@
+"""Where experts, routers and their sizes are found in a block of any architecture."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from torch import nn
+
+from moe_router.errors import RouterError
+
+_ROUTER_CLASS = re.compile(r"(Router|Gate|Gating)$")
+_ROUTER_NAMES = frozenset(["gate", "router", "router_gate"])
+_TOP_K_NAMES = ("num_experts_per_tok", "moe_topk", "moe_k", "top_k_experts", "moe_top_k", "num_experts_per_token")
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module below PEFT's wrappers; a parameter wrapper may wrap another."""
+    while isinstance(inner := getattr(module, "base_layer", None), nn.Module):
+        module = inner
+    return module
+
+
+def fused_experts(module: nn.Module) -> int:
+    """Number of experts whose weights the module holds in three-dimensional parameters [experts, ...]; 0 if it holds none.
+
+    Where one parameter has more rows than another, the further ones are experts without weights of their own (longcat_flash).
+    """
+    if isinstance(module, nn.Conv1d):  # its kernel has three dimensions too
+        return 0
+    counts = {p.shape[0] for p in module.parameters(recurse=False) if p.ndim == 3}
+    stated = getattr(module, "total_experts", None)
+    if len(counts) == 2 and stated in counts:
+        return int(stated)
+    return counts.pop() if len(counts) == 1 else 0
+
+
+def listed_experts(module: nn.Module) -> list[nn.Module]:
+    """The experts of a module that holds each as a module of its own; empty for any other."""
+    if not isinstance(module, nn.ModuleList | nn.ModuleDict):
+        return []
+    children = [child for name, child in module.named_children() if name.removeprefix("expert_").isdigit()]
+    same = len({type(unwrapped(child)) for child in children}) == 1
+    return children if len(children) > 1 and same else []
+
+
+def routers(block: nn.Module) -> dict[str, nn.Module]:
+    """The children of a block that route, by name: by their class, or a linear layer named as a router."""
+    found = {}
+    for name, child in block.named_children():
+        inner = unwrapped(child)
+        if _ROUTER_CLASS.search(type(inner).__name__) or (name in _ROUTER_NAMES and isinstance(inner, nn.Linear)):
+            found[name] = child
+    return found
+
+
+def text_config(model: nn.Module) -> Any:
+    """The configuration of the language model."""
+    config: Any = getattr(model, "config", None)
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def model_types(model: nn.Module) -> list[str]:
+    """The model types a model names in its configuration, the most inclusive first."""
+    configs = [getattr(model, "config", None), text_config(model)]
+    return list(dict.fromkeys(str(c.model_type) for c in configs if getattr(c, "model_type", None)))
+
+
+def top_k(name: str, router: nn.Module, block: nn.Module, model: nn.Module) -> int:
+    """Experts per token, from the router, its block or the configuration.
+
+    Raises:
+        RouterError: when none of them states it.
+    """
+    inner, config = unwrapped(router), text_config(model)
+    holders = [(inner, ("top_k",)), (block, ("top_k",)), (getattr(inner, "config", None), _TOP_K_NAMES)]
+    holders += [(config, _TOP_K_NAMES), (getattr(config, "ffn_config", None), _TOP_K_NAMES)]
+    for holder, names in holders:
+        for attribute in names:
+            value = getattr(holder, attribute, None)
+            if isinstance(value, int):
+                return value
+    raise RouterError(f"{name}: the number of experts per token was found neither on the router nor in the config")
+
+
+def stream_of(name: str, model: nn.Module) -> str:
+    """Which positions a block routes, by its place in the model."""
+    if re.search(r"(^|\.)(vision|visual|vision_\w+)\.", f"{name}."):
+        return "vision"
+    side = re.search(r"(^|\.)(encoder|decoder)\.", name)
+    if side is None:
+        return "text"
+    both = {child for child, _ in model.get_submodule(name[: side.start(2)].rstrip(".")).named_children()}
+    return side[2] if {"encoder", "decoder"} <= both else "text"

@@ -1,0 +1,102 @@
+"""Which positions of a model's input are tokens, and to which sequence each belongs.
+
+Shapes: B batch, S sequence, T = B · S positions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moe_router.errors import RouterError
+
+
+def token_mask(attention_mask: Tensor | None, batch: int, sequence: int) -> Tensor | None:
+    """Which of the B · S input positions are tokens and not padding, flattened to [T]; None where all are.
+
+    Args:
+        attention_mask: [B, S], or [B, past + S] when a key-value cache is in use: the last S columns are this input's.
+            Masks of four dimensions say nothing about padding that could be read back, and are refused.
+        batch: B.
+        sequence: S.
+
+    Raises:
+        RouterError: for a mask of another form.
+    """
+    if attention_mask is None:
+        return None
+    if attention_mask.ndim != 2 or attention_mask.shape[0] != batch or attention_mask.shape[1] < sequence:
+        raise RouterError(
+            f"attention_mask of shape {tuple(attention_mask.shape)}: cannot tell the padding of an input of shape "
+            f"({batch}, {sequence}) from it; pass the two-dimensional mask"
+        )
+    return attention_mask[:, -sequence:].reshape(-1).bool()
+
+
+_INPUTS = ("input_ids", "inputs_embeds", "decoder_input_ids", "decoder_inputs_embeds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Positions:
+    """One forward pass's input, position by position."""
+
+    batch: int
+    length: int
+    mask_T: Tensor | None
+    """True on tokens; None where all are."""
+    sequence_T: Tensor
+    """Number of the sequence each position belongs to, from 0 within this pass, [T] int64; not meaningful on padding."""
+    sequences: int
+    decoding: bool
+    """Whether a key-value cache holds what came before: the rows go on with the sequences of the pass before."""
+
+
+def positions_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Positions:
+    """The positions of a model's call, read off its arguments.
+
+    A row is one sequence, unless `position_ids` start again within it, as packed batches say it. Counting the starts looks at
+    values on the device, which waits for them.
+
+    Raises:
+        RouterError: for a call without `input_ids` or `inputs_embeds`, or a mask that cannot be read.
+    """
+    inputs = next((kwargs[name] for name in _INPUTS if isinstance(kwargs.get(name), Tensor)), None)
+    if inputs is None:
+        inputs = next((a for a in args if isinstance(a, Tensor)), None)
+    if inputs is None:
+        raise RouterError("the model was called without input_ids or inputs_embeds, so its tokens cannot be told")
+    mask = kwargs.get("attention_mask")
+    if mask is None and len(args) > 1 and isinstance(args[1], Tensor):
+        mask = args[1]
+    batch, length = inputs.shape[0], inputs.shape[1]
+    decoding = _cached_tokens(kwargs.get("past_key_values")) > 0
+    rows_B = torch.arange(batch, device=inputs.device)
+    sequence_T, sequences = rows_B.repeat_interleave(length), batch
+    position_ids = kwargs.get("position_ids")
+    if isinstance(position_ids, Tensor) and position_ids.ndim == 2 and position_ids.shape[1] == length and not decoding:
+        starts_BS = position_ids.to(inputs.device).expand(batch, length)[:, 1:] == 0
+        if mask is not None and mask.ndim == 2 and mask.shape == (batch, length):
+            starts_BS = starts_BS & mask[:, :-1].bool() & mask[:, 1:].bool()  # left padding repeats position 0 or 1
+        if bool(starts_BS.any()):
+            first_B1 = torch.ones(batch, 1, dtype=torch.bool, device=inputs.device)
+            sequence_T = torch.cat([first_B1, starts_BS], 1).reshape(-1).cumsum(0) - 1
+            sequences = int(sequence_T[-1]) + 1
+    return Positions(
+        batch=batch,
+        length=length,
+        mask_T=token_mask(mask if isinstance(mask, Tensor) else None, batch, length),
+        sequence_T=sequence_T,
+        sequences=sequences,
+        decoding=decoding,
+    )
+
+
+def _cached_tokens(cache: Any) -> int:
+    """Tokens in a key-value cache; 0 for none, and for kinds without a length (recurrent states)."""
+    try:
+        return int(cache.get_seq_length())
+    except (AttributeError, ValueError, TypeError):
+        return 0
