@@ -145,7 +145,7 @@ def example_trace() -> RoutingTrace:
         pairs_U=np.array([2, 1]),
         repeats_UL=np.array([[1, 2], [1, 0]]),
         mass_GLE=counts / 2,
-        types_CLE=np.array([[[1, 3], [2, 2]], [[2, 0], [1, 1]]]),
+        types_FCLE=np.pad(np.array([[[[1, 3], [2, 2]], [[2, 0], [1, 1]]]]), [(0, 31), (0, 0), (0, 0), (0, 0)]),
         coactivation_LEE=np.zeros((2, 2, 2), int),
         transitions_LEE=np.array([[[2, 1], [1, 2]]]),
         metadata={"data": "by hand"},

@@ -14,12 +14,18 @@ if TYPE_CHECKING:
     from moe_router.architectures.base import MoELayer, RouterAdapter, Routing
     from moe_router.architectures.registry import diagnose, find_moe_layers
     from moe_router.balance.balancer import RoutingBalancer, StepRouting
+    from moe_router.callback import RoutingCallback
     from moe_router.capture import RoutingRecorder
+    from moe_router.logits import extract_routing_logits
+    from moe_router.token_trace import TokenTrace
     from moe_router.trace import RoutingTrace
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "RoutingCallback": "callback",
+    "TokenTrace": "token_trace",
+    "extract_routing_logits": "logits",
     "MoELayer": "architectures.base",
     "RouterAdapter": "architectures.base",
     "Routing": "architectures.base",
@@ -37,10 +43,13 @@ __all__ = [
     "RouterError",
     "Routing",
     "RoutingBalancer",
+    "RoutingCallback",
     "RoutingRecorder",
     "RoutingTrace",
     "StepRouting",
+    "TokenTrace",
     "diagnose",
+    "extract_routing_logits",
     "find_moe_layers",
 ]
 

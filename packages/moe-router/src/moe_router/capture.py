@@ -19,6 +19,7 @@ from moe_router.architectures.registry import diagnose, find_moe_layers
 from moe_router.errors import RouterError
 from moe_router.positions import Positions, positions_of, token_mask
 from moe_router.streaming import LayerSums, Transitions, units_for
+from moe_router.token_capture import TokenCapture
 from moe_router.trace import RoutingTrace
 
 DEFAULT_GROUP = "all"
@@ -44,12 +45,24 @@ class RoutingRecorder:
         recorder.trace().save("algebra.trace")
     """
 
-    def __init__(self, model: nn.Module, *, types: Sequence[str] = (), stream: str | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        types: Sequence[str] = (),
+        tokens: Path | None = None,
+        weights: bool = False,
+        name: str = "",
+        stream: str | None = None,
+    ) -> None:
         """Find the model's MoE layers.
 
         Args:
             model: PEFT-wrapped or not.
             types: names of token types, to be told apart with `typed`.
+            tokens: a file to write a full trace to as well, token by token, complete when the context closes without an error.
+            weights: keep the routing weights in the full trace too.
+            name: a name for the model, kept in the traces.
             stream: which positions to record where a model has several kinds: `text`, `encoder`, `decoder` or `vision`. By default
                 the text, or the decoder.
 
@@ -67,26 +80,45 @@ class RoutingRecorder:
                 f"stream {self.stream!r}: the MoE layers of this model belong to {', '.join(self.streams)}"
             )
         self.layers: list[MoELayer] = [layer for layer in found if layer.stream == self.stream]
-        self.types = tuple(types)
+        self.types, self.name = tuple(types), name
+        self._tokens_path, self._weights = tokens, weights
+        self._tokens: TokenCapture | None = None
         self._group = DEFAULT_GROUP
         self._groups: dict[str, _Group] = {}
         self._now: _Pass | None = None
         self._only_BS: Tensor | None = None
         self._type_BS: Tensor | None = None
         self._handles: list[Handle] = []
-        self._observers: list[Callable[[int, Routing, _Pass], None]] = []
 
     def __enter__(self) -> RoutingRecorder:
+        if self._tokens_path is not None:
+            header = {
+                "model": self.name,
+                "layers": [layer.name for layer in self.layers],
+                "experts_L": [layer.num_experts for layer in self.layers],
+                "top_k_L": [layer.top_k for layer in self.layers],
+                "types": self.types,
+                "metadata": {},
+            }
+            self._tokens = TokenCapture(
+                self._tokens_path, self.layers, header, weights=self._weights, types=bool(self.types)
+            )
         for module in self._entrances():
             self._handles.append(module.register_forward_pre_hook(self._before_model, with_kwargs=True))
         for number, layer in enumerate(self.layers):
             self._handles.extend(layer.attach(self._reader(number)))
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        if self._tokens is not None:
+            tokens, self._tokens = self._tokens, None
+            if kind is None:
+                tokens.writer.close()
+            else:
+                tokens.writer.discard()
 
     def _entrances(self) -> list[nn.Module]:
         """The modules whose calls tell the positions of the stream: an encoder is also called without its model, to generate."""
@@ -94,6 +126,10 @@ class RoutingRecorder:
             return [self.model]
         base: Any = self.model
         return [base.get_encoder() if self.stream == "encoder" else base.get_decoder()]
+
+    def set_group(self, name: str) -> None:
+        """Count what is routed from here on under this name."""
+        self._group = name
 
     @contextmanager
     def group(self, name: str) -> Iterator[None]:
@@ -137,10 +173,6 @@ class RoutingRecorder:
         finally:
             self._type_BS = before
 
-    def observe(self, observer: Callable[[int, Routing, _Pass], None]) -> None:
-        """Call `observer(layer number, routing, pass)` for every decision as well, as a full trace does."""
-        self._observers.append(observer)
-
     def _before_model(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if in_recompute():
             return
@@ -156,6 +188,8 @@ class RoutingRecorder:
         group = self._groups[name]
         type_T = None if self._type_BS is None else self._type_BS.reshape(-1)
         self._now = _Pass(group, positions, mask_T, type_T)
+        if self._tokens is not None:
+            self._tokens.begin(positions)
 
     def _reader(self, number: int) -> Callable[[Routing], None]:
         layer = self.layers[number]
@@ -171,8 +205,8 @@ class RoutingRecorder:
                 )
             with torch.no_grad():
                 now.add(number, layer, routing)
-                for observer in self._observers:
-                    observer(number, routing, now)
+                if self._tokens is not None:
+                    self._tokens.add(number, routing, now.positions, now.mask_T, now.type_T, self._group)
 
         return read
 
@@ -180,7 +214,7 @@ class RoutingRecorder:
         """What was recorded so far.
 
         Args:
-            model: a name for the model, kept in the trace.
+            model: a name for the model, kept in the trace; the recorder's, where it is empty.
             metadata: anything else to keep, as text.
 
         Raises:
@@ -192,7 +226,7 @@ class RoutingRecorder:
                 "no token was recorded: run the model inside the recorder's context (hooks attached after a torch.compile'd "
                 "call are never reached: attach them first)"
             )
-        return _assemble(self, groups, model, dict(metadata or {}))
+        return _assemble(self, groups, model or self.name, dict(metadata or {}))
 
 
 class _Group:
@@ -332,7 +366,7 @@ def _assemble(
         none = np.zeros((0, widest, widest), dtype=np.int64)
         steps = [sum(wide(g.transitions[n].counts_EE, 2) for g in groups.values()) for n in range(len(layers) - 1)]
         transitions = np.stack(steps) if steps else none
-    types = summed("types_CE", 1) if recorder.types else None
+    types = summed("types_FCE", 1) if recorder.types else None
     return RoutingTrace(
         model=model,
         layers=tuple(layer.name for layer in layers),
@@ -349,7 +383,7 @@ def _assemble(
         pairs_U=of_units("pairs_U", 0)[:, 0],
         repeats_UL=of_units("repeats_U", 0),
         mass_GLE=np.stack([[wide(g.sums[n].mass_E, 1) for n in range(len(layers))] for g in groups.values()]),
-        types_CLE=None if types is None else types.transpose(1, 0, 2),
+        types_FCLE=None if types is None else types.transpose(1, 2, 0, 3),
         coactivation_LEE=None if coactivation is None else coactivation + coactivation.transpose(0, 2, 1),
         transitions_LEE=transitions,
         metadata=metadata,

@@ -50,6 +50,8 @@ class Positions:
     sequence_T: Tensor
     """Number of the sequence each position belongs to, from 0 within this pass, [T] int64; not meaningful on padding."""
     sequences: int
+    token_ids_T: Tensor | None
+    """None where the model was given embeddings."""
     decoding: bool
     """Whether a key-value cache holds what came before: the rows go on with the sequences of the pass before."""
 
@@ -90,6 +92,7 @@ def positions_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Positions:
         mask_T=token_mask(mask if isinstance(mask, Tensor) else None, batch, length),
         sequence_T=sequence_T,
         sequences=sequences,
+        token_ids_T=None if inputs.is_floating_point() else inputs.reshape(-1),
         decoding=decoding,
     )
 

@@ -1,6 +1,6 @@
 """Sums over executed routing, kept on the device where the routers run, in memory that does not grow with the text.
 
-Shapes: T positions of a pass, L MoE layers, E experts, K experts per token, U units, C token types.
+Shapes: T positions of a pass, L MoE layers, E experts, K experts per token, U units, F folds of units, C token types.
 
 A unit is a set of whole sequences: each sequence up to a limit, then one more to each in turn. They are what significance tests
 permute, because tokens of one sequence are not independent.
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from moe_router.architectures.base import Routing
+from moe_router.trace import TYPE_FOLDS
 
 MAX_UNITS = 256
 """Units of a group; sequences beyond are added to them in turn."""
@@ -40,7 +41,7 @@ class LayerSums:
         self.pairs_U = zeros(units)
         self.idle_U = zeros(units)
         self.mass_E = torch.zeros(num_experts + 1, dtype=torch.float64, device=device)
-        self.types_CE = zeros(types, num_experts + 1)
+        self.types_FCE = zeros(TYPE_FOLDS, types, num_experts + 1)
         paired = num_experts <= MAX_PAIRED_EXPERTS
         self.coactivation_EE = zeros(num_experts + 1, num_experts + 1) if paired else None
 
@@ -88,8 +89,9 @@ class LayerSums:
         self.first_UE.view(-1).scatter_add_(0, unit_T * bins + first_T, ones_T)
         self.mass_E.scatter_add_(0, indices_TK.reshape(-1), weights_TK.reshape(-1).double())
         if type_T is not None:
+            cell_T = ((unit_T % TYPE_FOLDS) * self.types_FCE.shape[1] + type_T) * bins
             for k in range(top_k):
-                self.types_CE.view(-1).scatter_add_(0, type_T * bins + indices_TK[:, k], ones_T)
+                self.types_FCE.view(-1).scatter_add_(0, cell_T + indices_TK[:, k], ones_T)
         if self.coactivation_EE is not None:
             for i in range(top_k):
                 for j in range(i + 1, top_k):

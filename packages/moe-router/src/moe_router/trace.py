@@ -1,6 +1,6 @@
 """The trace: what was routed where, summed, in one safetensors file.
 
-Shapes: G groups, U units (sets of whole sequences), L MoE layers, E experts of the largest layer, C token types.
+Shapes: G groups, U units (sets of whole sequences), L MoE layers, E experts of the largest layer, F folds, C token types.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 
 from moe_router.errors import RouterError
 
+TYPE_FOLDS = 32
+"""Parts by sequence in which token types are counted: enough to see how far sequences differ, and small."""
+
 SCHEMA = "moe-router/trace@2"
 _ARRAYS = (
     "counts_ULE",
@@ -30,7 +33,7 @@ _ARRAYS = (
     "unit_group_U",
     "mass_GLE",
 )
-_OPTIONAL = ("types_CLE", "coactivation_LEE", "transitions_LEE")
+_OPTIONAL = ("types_FCLE", "coactivation_LEE", "transitions_LEE")
 
 Counts = NDArray[np.int64]
 
@@ -66,8 +69,8 @@ class RoutingTrace:
     """Those of them whose first choice was their predecessor's."""
     mass_GLE: NDArray[np.float64]
     """Sum of the routing weights."""
-    types_CLE: Counts | None = None
-    """Assignments by token type; None where none were told apart."""
+    types_FCLE: Counts | None = None
+    """Assignments by token type, in 32 folds of sequences (unit modulo 32); None where none were told apart."""
     coactivation_LEE: Counts | None = None
     """Tokens that went to both experts; symmetric, zero diagonal. None for layers of more than 512 experts."""
     transitions_LEE: Counts | None = None
@@ -89,7 +92,7 @@ class RoutingTrace:
             ("mass_GLE", (len(self.groups), layers, experts)),
             ("coactivation_LEE", (layers, experts, experts)),
             ("transitions_LEE", (layers - 1, experts, experts)),
-            ("types_CLE", (len(self.types), layers, experts)),
+            ("types_FCLE", (TYPE_FOLDS, len(self.types), layers, experts)),
         ):
             array = getattr(self, name)
             if array is not None and array.shape != shape:
