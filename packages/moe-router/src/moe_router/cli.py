@@ -115,6 +115,16 @@ def architectures(as_json: bool) -> None:
 @click.argument("data", type=FILE)
 @click.option("-o", "--output", required=True, type=FILE, help="The trace to write.")
 @click.option("--by", help="A field of the records to count by, such as task.")
+@click.option(
+    "--types",
+    default="lexical",
+    show_default=True,
+    type=click.Choice(["lexical", "position", "part", "none"]),
+    help="Tell tokens apart by what they are, by quarter of the sample, or by prompt and completion.",
+)
+@click.option("--tokens", type=FILE, help="A full trace to write as well, token by token.")
+@click.option("--weights", is_flag=True, help="Keep the routing weights in the full trace too.")
+@click.option("--stream", help="What to record where a model routes several things: text, encoder, decoder or vision.")
 @click.option("--batch", default=8, show_default=True, type=click.IntRange(min=1), help="Records in one forward pass.")
 @click.option(
     "--max-length",
@@ -124,52 +134,35 @@ def architectures(as_json: bool) -> None:
     help="Tokens of a record that are read.",
 )
 @_mendable
-def trace(model: str, data: Path, output: Path, by: str | None, batch: int, max_length: int) -> None:
+def trace(
+    model: str,
+    data: Path,
+    output: Path,
+    by: str | None,
+    types: str,
+    tokens: Path | None,
+    weights: bool,
+    stream: str | None,
+    batch: int,
+    max_length: int,
+) -> None:
     """Record where MODEL routes the records of DATA, a JSONL file of text, prompt/completion or messages."""
-    import torch
     from rich.console import Console
-    from rich.progress import Progress
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from moe_router.capture import RoutingRecorder
+    from moe_router.record import TraceOptions, record
     from moe_router.report import render_trace
-    from moe_router.text import read_texts
 
     _check_model(model)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = torch.bfloat16 if device == "cuda" else torch.float32
-        loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).to(device).eval()
-    except (OSError, ValueError, KeyError) as error:
-        raise RouterError(f"model {model}: transformers cannot load it: {' '.join(str(error).split())[:300]}") from None
-    records = sorted(read_texts(data, by=by, tokenizer=tokenizer), key=lambda r: (r[0], len(r[1])))
-    groups = [
-        (group, part)
-        for group in dict.fromkeys(g for g, _ in records)
-        for part in _chunks([ids[:max_length] for g, ids in records if g == group], batch)
-    ]
+    for path in (output, tokens):
+        if path is not None and not path.parent.is_dir():
+            raise RouterError(f"output {path}: the folder {path.parent} does not exist")
+    options = TraceOptions(
+        by=by, types=None if types == "none" else types, tokens=tokens, weights=weights, stream=stream, batch=batch, max_length=max_length
+    )
     console = Console()
-    with (
-        RoutingRecorder(loaded) as recorder,
-        torch.inference_mode(),
-        Progress(console=console, disable=not console.is_terminal) as bar,
-    ):
-        task = bar.add_task("tracing", total=len(groups))
-        for group, part in groups:
-            width = max(map(len, part))
-            ids_BS = torch.tensor([ids + [0] * (width - len(ids)) for ids in part], device=device)
-            mask_BS = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids in part], device=device)
-            with recorder.group(group):
-                loaded(input_ids=ids_BS, attention_mask=mask_BS, use_cache=False)
-            bar.advance(task)
-    recorded = recorder.trace(model=model, metadata={"data": str(data)})
+    recorded = record(model, data, options, console)
     recorded.save(output)
     render_trace(console, recorded)
-
-
-def _chunks(rows: list[list[int]], size: int) -> list[list[list[int]]]:
-    return [rows[i : i + size] for i in range(0, len(rows), size)]
 
 
 def _check_model(model: str) -> None:

@@ -1,17 +1,42 @@
-"""Text to trace: the records of a JSONL file as token ids."""
+"""Text to trace: the records of a JSONL file as tokens."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from moe_router.errors import RouterError
+from moe_router.tokens import LEXICAL, PARTS, POSITIONS, lexical_types, offsets_of, part_types, position_types
+
+TYPES = {"lexical": LEXICAL, "position": POSITIONS, "part": PARTS}
+"""Ways to tell tokens apart, and the names of the types."""
 
 
-def read_texts(path: Path, *, by: str | None, tokenizer: Any) -> Iterator[tuple[str, list[int]]]:
-    """(group, token ids) of every record: `text`, `prompt` and `completion`, or chat `messages`.
+class Sample(NamedTuple):
+    """One record, tokenized."""
+
+    group: str
+    text: str
+    ids: list[int]
+    prompt_tokens: int
+    """Tokens before the completion; 0 where the record has no prompt."""
+
+    def types(self, kind: str, tokenizer: Any) -> NDArray[np.uint8]:
+        """The type of every token, as its number among `TYPES[kind]`."""
+        if kind == "position":
+            return position_types(len(self.ids))
+        if kind == "part":
+            return part_types(self.prompt_tokens, len(self.ids))
+        return lexical_types(self.text, offsets_of(tokenizer, self.text, self.ids))
+
+
+def read_texts(path: Path, *, by: str | None, tokenizer: Any) -> Iterator[Sample]:
+    """Every record: `text`, `prompt` and `completion`, or chat `messages`, in the model's chat template where it has one.
 
     Raises:
         RouterError: naming the file and line, for what is missing or malformed.
@@ -27,17 +52,19 @@ def read_texts(path: Path, *, by: str | None, tokenizer: Any) -> Iterator[tuple[
             record = json.loads(line)
         except json.JSONDecodeError as error:
             raise RouterError(f"{where}: not JSON ({error.msg}); one object to a line") from None
-        if by is not None and by not in record:
+        if by is not None and (not isinstance(record, dict) or by not in record):
             raise RouterError(f"{where}: has no field {by!r} to group by")
-        found = True
-        yield str(record[by]) if by is not None else "all", _ids(record, tokenizer, where)
+        sample = _sample(record, tokenizer, where, group=str(record[by]) if by is not None else "all")
+        if sample.ids:
+            found = True
+            yield sample
     if not found:
-        raise RouterError(f"data {path}: holds no record")
+        raise RouterError(f"data {path}: holds no record with text")
 
 
-def _ids(record: Any, tokenizer: Any, where: str) -> list[int]:
+def _sample(record: Any, tokenizer: Any, where: str, *, group: str) -> Sample:
     if isinstance(record, dict) and isinstance(record.get("text"), str):
-        return list(tokenizer(record["text"])["input_ids"])
+        return Sample(group, record["text"], list(tokenizer(record["text"])["input_ids"]), 0)
     if isinstance(record, dict) and "prompt" in record and "completion" in record:
         turns = [
             {"role": "user", "content": str(record["prompt"])},
@@ -47,6 +74,16 @@ def _ids(record: Any, tokenizer: Any, where: str) -> list[int]:
         turns = record["messages"]
     else:
         raise RouterError(f"{where}: needs text, prompt and completion, or messages")
-    if tokenizer.chat_template is None:
-        return list(tokenizer("\n\n".join(str(t["content"]) for t in turns))["input_ids"])
-    return list(tokenizer(tokenizer.apply_chat_template(turns, tokenize=False), add_special_tokens=False)["input_ids"])
+    try:
+        if tokenizer.chat_template is None:
+            text, before = "\n\n".join(str(t["content"]) for t in turns), "\n\n".join(str(t["content"]) for t in turns[:-1])
+            special = True
+        else:
+            text = tokenizer.apply_chat_template(turns, tokenize=False)
+            before = tokenizer.apply_chat_template(turns[:-1], tokenize=False, add_generation_prompt=True) if turns[:-1] else ""
+            special = False
+    except (KeyError, TypeError) as error:
+        raise RouterError(f"{where}: each message needs role and content ({error})") from None
+    ids = list(tokenizer(text, add_special_tokens=special)["input_ids"])
+    prompt = len(tokenizer(before, add_special_tokens=special)["input_ids"]) if before else 0
+    return Sample(group, text, ids, min(prompt, len(ids)))

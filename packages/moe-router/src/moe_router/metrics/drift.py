@@ -53,6 +53,37 @@ def total_variation(p_E: ArrayLike, q_E: ArrayLike) -> float:
     return float(np.abs(p - q).sum() / 2)
 
 
+def router_saturation(before_TK: ArrayLike, after_TK: ArrayLike) -> float:
+    """Mean share of a token's experts that two checkpoints have in common, |A ∩ B| / k (Muennighoff et al. 2024, arXiv 2409.02060, section 5.1).
+
+    Args:
+        before_TK: experts of every token in one checkpoint, [tokens, K], in any order.
+        after_TK: those of the same tokens in another.
+
+    Raises:
+        RouterError: for choices of different shape.
+    """
+    before, after = _tokens(before_TK, after_TK)
+    return float((before[:, :, None] == after[:, None, :]).any(2).mean())
+
+
+def flipped_tokens(before_TK: ArrayLike, after_TK: ArrayLike) -> float:
+    """Share of tokens whose set of experts is not the same in two checkpoints.
+
+    Raises:
+        RouterError: for choices of different shape.
+    """
+    before, after = _tokens(before_TK, after_TK)
+    return float((np.sort(before, -1) != np.sort(after, -1)).any(-1).mean())
+
+
+def _tokens(before_TK: ArrayLike, after_TK: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    before, after = np.asarray(before_TK, dtype=np.int64), np.asarray(after_TK, dtype=np.int64)
+    if before.shape != after.shape or before.ndim != 2 or not before.size:
+        raise RouterError(f"choices of shapes {before.shape} and {after.shape}: expected the same [tokens, K] of both, not empty")
+    return before, after
+
+
 def _pair(p_E: ArrayLike, q_E: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     p, q = load_fractions(p_E), load_fractions(q_E)
     if p.shape != q.shape:
