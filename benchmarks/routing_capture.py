@@ -2,9 +2,10 @@
 
     python benchmarks/routing_capture.py [--rounds N] [--tokens N]
 
-The first part runs a Mixtral of 100 million parameters on the CPU, a forward pass without and one with the recorder in turn, in an order
-drawn at random; what is reported is the ratio within each pair, and, steadier, the time the recorder's hooks took over that of the rest. The second writes a trace of 10 million tokens, 32 layers and top-2 and sums it
-up in a process of its own, whose peak memory is taken. Writes routing_capture.json beside this file.
+The first part runs a Mixtral of 100 million parameters on the CPU, a forward pass without and one with the recorder in turn, in an
+order drawn at random; what is reported is the ratio within each pair and, steadier, the time the recorder's hooks took over that of the
+rest. The second writes a trace of 10 million tokens, 32 layers and top-2 and sums it up in a process of its own, whose peak memory is
+taken. Writes routing_capture.json beside this file.
 """
 
 from __future__ import annotations
@@ -132,7 +133,13 @@ def analysis(tokens: int) -> dict[str, object]:
         ).save(path)
         size = path.stat().st_size
         done = subprocess.run([sys.executable, "-c", ANALYSE, str(path)], check=True, capture_output=True, text=True)
-    return {"tokens": tokens, "layers": layers, "top_k": 2, "file_gib": round(size / 2**30, 3), **json.loads(done.stdout)}
+    return {
+        "tokens": tokens,
+        "layers": layers,
+        "top_k": 2,
+        "file_gib": round(size / 2**30, 3),
+        **json.loads(done.stdout),
+    }
 
 
 def main() -> None:

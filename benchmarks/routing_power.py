@@ -13,6 +13,7 @@ import json
 import os
 import platform
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +31,7 @@ def units_of(task: str) -> np.ndarray:
     data = np.load(Path(os.environ["MOE_TEST_DATA"]) / "esft_routing" / "traces.npz")
     starts = np.cumsum([0, *data[f"{task}_seqlen"]])
     return np.array(
-        [
-            [np.bincount(layer[a:b].ravel(), minlength=64) for layer in data[f"{task}_idx"]]
-            for a, b in zip(starts, starts[1:], strict=False)
-        ],
+        [[np.bincount(layer[a:b].ravel(), minlength=64) for layer in data[f"{task}_idx"]] for a, b in pairwise(starts)],
         dtype=float,
     )
 

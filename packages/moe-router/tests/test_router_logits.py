@@ -36,7 +36,11 @@ def test_outputs_and_model_agree(architecture: str, padded_batch) -> None:
     assert pairs
     for logits in returned:
         # Softmax does not see the constant by which logarithms of probabilities differ.
-        same = [torch.allclose(logits.float().log_softmax(-1), x.float().log_softmax(-1), atol=1e-4) for x in own if x.shape == logits.shape]
+        same = [
+            torch.allclose(logits.float().log_softmax(-1), x.float().log_softmax(-1), atol=1e-4)
+            for x in own
+            if x.shape == logits.shape
+        ]
         assert any(same)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,9 @@ from moe_router.summary import summarise_tokens
 from moe_router.token_trace import from_routed_experts
 
 
-def sequences(rng, units: int, *, experts: int = 8, layers: int = 4, tokens: int = 100, spread: float = 20.0) -> np.ndarray:
+def sequences(
+    rng, units: int, *, experts: int = 8, layers: int = 4, tokens: int = 100, spread: float = 20.0
+) -> np.ndarray:
     """Counts of sequences that each have a load of their own, so that their tokens are not independent."""
     loads = rng.dirichlet(np.full(experts, spread / experts), size=(units, layers))
     return np.stack([[rng.multinomial(tokens, load) for load in row] for row in loads])
@@ -38,7 +41,10 @@ def test_exact_p_of_one_expert_is_scipys() -> None:
     for e in range(3):
         shares = counts[:, 0, e] / 100  # equal lengths: the pooled share is the mean of shares
         expected = stats.permutation_test(
-            (shares[:4], shares[4:]), lambda a, b, axis: np.abs(a.mean(axis) - b.mean(axis)), vectorized=True, alternative="greater"
+            (shares[:4], shares[4:]),
+            lambda a, b, axis: np.abs(a.mean(axis) - b.mean(axis)),
+            vectorized=True,
+            alternative="greater",
         )
         assert found.p_LE[0, e] == pytest.approx(expected.pvalue, abs=1e-9)
 
@@ -53,7 +59,17 @@ def test_the_null_is_rejected_as_often_as_it_says_and_by_tokens_far_more_often()
         largest.append((found.p_adjusted_LE <= 0.05).any())
         layers.append((found.jsd_p_L <= 0.05).mean())
         a, b = counts[:12].sum(0), counts[12:].sum(0)
-        tokens.append(np.mean([[stats.chi2_contingency([[x, 1200 - x], [y, 1200 - y]])[1] <= 0.05 for x, y in zip(p, q, strict=True)] for p, q in zip(a, b, strict=True)]))
+        tokens.append(
+            np.mean(
+                [
+                    [
+                        stats.chi2_contingency([[x, 1200 - x], [y, 1200 - y]])[1] <= 0.05
+                        for x, y in zip(p, q, strict=True)
+                    ]
+                    for p, q in zip(a, b, strict=True)
+                ]
+            )
+        )
     assert np.mean(alone) == pytest.approx(0.05, abs=0.015)
     assert np.mean(largest) <= 0.10
     assert np.mean(layers) == pytest.approx(0.05, abs=0.025)
@@ -89,7 +105,9 @@ def test_groups_of_a_trace() -> None:
     requests = [np.argsort(-rng.random((50, 2, 6)), -1)[..., :2] for _ in range(20)]
     for request in requests[:10]:
         request[:25, 1] = [0, 3]
-    trace = summarise_tokens(from_routed_experts(requests, num_experts=6, layers=2, top_k=2, group=["x"] * 10 + ["y"] * 10))
+    trace = summarise_tokens(
+        from_routed_experts(requests, num_experts=6, layers=2, top_k=2, group=["x"] * 10 + ["y"] * 10)
+    )
     found = compare_groups(trace, "x", "y", permutations=999)
     assert found.p_adjusted_LE[1, 0] < 0.05
     assert (found.p_adjusted_LE[0] > 0.05).all()
@@ -106,7 +124,7 @@ def test_false_discovery_rates_keep_their_shape() -> None:
 
 def test_signs() -> None:
     rng = np.random.default_rng(5)
-    rows = rng.normal(size=(10, 2)) + [0, 1.5]
+    rows = rng.normal(size=(10, 2)) + np.array([0, 1.5])
     exact = sign_flip_p(rows)
     for column in range(2):
         expected = stats.permutation_test((rows[:, column],), np.mean, permutation_type="samples", n_resamples=2000)
@@ -128,12 +146,7 @@ def test_intervals_cover() -> None:
 def esft_units(task: str) -> np.ndarray:
     data = np.load(Path(os.environ["MOE_TEST_DATA"]) / "esft_routing" / "traces.npz")
     index, starts = data[f"{task}_idx"], np.cumsum([0, *data[f"{task}_seqlen"]])
-    return np.array(
-        [
-            [np.bincount(layer[a:b].ravel(), minlength=64) for layer in index]
-            for a, b in zip(starts, starts[1:], strict=False)
-        ]
-    )
+    return np.array([[np.bincount(layer[a:b].ravel(), minlength=64) for layer in index] for a, b in pairwise(starts)])
 
 
 @pytest.mark.realdata

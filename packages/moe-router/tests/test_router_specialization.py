@@ -63,9 +63,7 @@ def test_collaboration_by_hand(trace) -> None:
         assert repetition(summed, layer).share == pytest.approx(np.mean([first[t] == first[t - 1] for t in inside]))
     probability, information = transition(summed.transitions_LEE[0])
     chain = list(zip(trace.experts_TLK[:, 0, 0].tolist(), trace.experts_TLK[:, 1, 0].tolist(), strict=True))
-    assert probability[5, 4] == pytest.approx(
-        sum(c == (5, 4) for c in chain) / sum(a == 5 for a, _ in chain)
-    )
+    assert probability[5, 4] == pytest.approx(sum(c == (5, 4) for c in chain) / sum(a == 5 for a, _ in chain))
     entropy = [
         -sum(n / 115 * math.log2(n / 115) for n in np.unique(x, return_counts=True, axis=0)[1])
         for x in ([a for a, _ in chain], [b for _, b in chain], chain)

@@ -1,5 +1,7 @@
 """The recorder as a callback of transformers' Trainer."""
 
+# ruff: noqa: ARG002 - arguments are the Trainer's
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -13,7 +15,7 @@ from moe_router.metrics.load import max_violation, normalised_entropy
 from moe_router.trace import RoutingTrace
 
 
-class RoutingCallback(TrainerCallback):
+class RoutingCallback(TrainerCallback):  # type: ignore[misc]
     """Records the routing of training, writes it at the end, and adds its evenness to the Trainer's logs.
 
     Every process records what it sees; with several, each writes a file of its own, which `moe_router.trace.merge` puts together.
@@ -75,6 +77,10 @@ class RoutingCallback(TrainerCallback):
         self._hook.remove()
         if self.path is not None:
             process = int(getattr(state, "process_index", 0) or getattr(args, "process_index", 0))
-            target = self.path if getattr(args, "world_size", 1) == 1 else self.path.with_suffix(f".{process}{self.path.suffix}")
+            target = (
+                self.path
+                if getattr(args, "world_size", 1) == 1
+                else self.path.with_suffix(f".{process}{self.path.suffix}")
+            )
             target.parent.mkdir(parents=True, exist_ok=True)
             self.trace.save(target)

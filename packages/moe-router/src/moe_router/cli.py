@@ -157,7 +157,13 @@ def trace(
         if path is not None and not path.parent.is_dir():
             raise RouterError(f"output {path}: the folder {path.parent} does not exist")
     options = TraceOptions(
-        by=by, types=None if types == "none" else types, tokens=tokens, weights=weights, stream=stream, batch=batch, max_length=max_length
+        by=by,
+        types=None if types == "none" else types,
+        tokens=tokens,
+        weights=weights,
+        stream=stream,
+        batch=batch,
+        max_length=max_length,
     )
     console = Console()
     recorded = record(model, data, options, console)
@@ -169,6 +175,37 @@ def _check_model(model: str) -> None:
     """Refuse what can be neither a folder, a file nor a hub id before transformers goes looking for it on the network."""
     if not Path(model).exists() and (model.startswith((".", "/", "~")) or model.count("/") != 1):
         raise RouterError(f"model {model}: no such folder; give a folder with a config.json, or a hub id (owner/name)")
+
+
+@main.command()
+@click.argument("model")
+@click.option(
+    "--config", "config", type=FILE, help="The configuration of the run the model is meant for, YAML or JSON."
+)
+@click.option("--data", type=FILE, help="A JSONL file to look at the model with; without it, tokens drawn at random.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@_mendable
+def doctor(model: str, config: Path | None, data: Path | None, as_json: bool) -> None:
+    """Look for every known silent failure of routing in MODEL: what was measured, and the mend.
+
+    The exit code is 1 when there is an error among the findings.
+    """
+    from rich.console import Console
+
+    from moe_router.doctor.checkup import CHECKS, batch_for, examine, read_run
+    from moe_router.record import load_model
+    from moe_router.report import render_findings
+
+    _check_model(model)
+    run = {} if config is None else read_run(config)
+    loaded, tokenizer = load_model(model, with_tokenizer=data is not None)
+    findings = examine(loaded, batch_for(loaded, tokenizer, data), run=run, random_tokens=data is None)
+    if as_json:
+        rows = [asdict(finding) for finding in findings]
+        click.echo(json.dumps({"schema": "moe-router/findings@1", "checks": list(CHECKS), "findings": rows}, indent=1))
+    else:
+        render_findings(Console(), findings, checks=len(CHECKS))
+    raise SystemExit(1 if any(finding.severity == "error" for finding in findings) else 0)
 
 
 @main.command()

@@ -22,7 +22,8 @@ def extract_routing_logits(outputs_or_model: Any, **inputs: Any) -> tuple[Tensor
     """The routing logits of every MoE layer, each [T, E].
 
     From a model they are those its routers computed. From outputs they are what the model returned as `router_logits`; where that holds
-    probabilities (gemma4; transformers 5.0 to 5.5), their logarithms, equal to the logits up to a constant in every row, which no softmax sees.
+    probabilities (gemma4; transformers 5.0 to 5.5), their logarithms, equal to the logits up to a constant in every row that no softmax
+    sees.
 
     Args:
         outputs_or_model: what a model returned when called with `output_router_logits=True`; or a model, which is then run on

@@ -38,8 +38,8 @@ class TraceOptions:
     """Tokens of a record that are read."""
 
 
-def load_model(model: str, *, device: str | None = None) -> tuple[Any, Any]:
-    """A model, on the accelerator where there is one, and its tokenizer.
+def load_model(model: str, *, device: str | None = None, with_tokenizer: bool = True) -> tuple[Any, Any]:
+    """A model, on the accelerator where there is one, and its tokenizer; None for that where it is not asked for.
 
     Raises:
         RouterError: when transformers cannot load it.
@@ -49,7 +49,7 @@ def load_model(model: str, *, device: str | None = None) -> tuple[Any, Any]:
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         config = AutoConfig.from_pretrained(model)
-        tokenizer = AutoTokenizer.from_pretrained(model)
+        tokenizer = AutoTokenizer.from_pretrained(model) if with_tokenizer else None
         kind: Any = AutoModelForSeq2SeqLM if getattr(config, "is_encoder_decoder", False) else AutoModelForCausalLM
         loaded = kind.from_pretrained(model, dtype=torch.bfloat16 if device == "cuda" else torch.float32)
     except (OSError, ValueError, KeyError, ImportError) as error:
@@ -79,7 +79,9 @@ def record(model: str, data: Path, options: TraceOptions, console: Console) -> R
                 ids = sample.ids[:width]
                 ids_BS[row, : len(ids)], mask_BS[row, : len(ids)] = torch.tensor(ids), 1
                 if options.types:
-                    types_BS[row, : len(ids)] = torch.from_numpy(sample.types(options.types, tokenizer)[:width].astype("int64"))
+                    types_BS[row, : len(ids)] = torch.from_numpy(
+                        sample.types(options.types, tokenizer)[:width].astype("int64")
+                    )
             inputs = {"input_ids": ids_BS.to(loaded.device), "attention_mask": mask_BS.to(loaded.device)}
             if getattr(loaded.config, "is_encoder_decoder", False):
                 inputs |= {f"decoder_{name}": value for name, value in inputs.items()}

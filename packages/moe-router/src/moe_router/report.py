@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -17,6 +18,7 @@ from moe_router.trace import RoutingTrace
 if TYPE_CHECKING:
     from moe_router.architectures.base import MoELayer
     from moe_router.architectures.support import Support
+    from moe_router.doctor.findings import Finding
 
 _CELLS = " ▁▂▃▄▅▆▇█"
 
@@ -94,6 +96,20 @@ def render_layers(console: Console, layers: Sequence[MoELayer], *, parameters: i
         router = type(layer.router).__name__
         table.add_row(layer.name, router, str(layer.num_experts), str(layer.top_k), layer.scoring, layer.adapter.name)
     console.print(table)
+
+
+def render_findings(console: Console, findings: Sequence[Finding], *, checks: int) -> None:
+    """What the doctor found."""
+    colours = {"error": "red", "warning": "yellow", "note": "blue"}
+    for finding in findings:
+        console.print(
+            f"[bold {colours[finding.severity]}]{finding.severity}[/]  [bold]{escape(finding.title)}[/]  ({finding.check})"
+        )
+        console.print(f"  measured: {escape(finding.evidence)}", highlight=False)
+        console.print(f"  mend:     {escape(finding.mend)}", highlight=False)
+    counts = {s: sum(f.severity == s for f in findings) for s in colours}
+    said = ", ".join(f"{n} {s}{'' if n == 1 else 's'}" for s, n in counts.items() if n) or "nothing found"
+    console.print(f"{checks} checks: {said}")
 
 
 def render_support(console: Console, supported: Sequence[Support], *, note: str, plugged: Sequence[str]) -> None:

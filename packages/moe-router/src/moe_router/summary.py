@@ -81,7 +81,8 @@ class _Units(NamedTuple):
 def _units(trace: TokenTrace) -> _Units:
     """Sequences of a group in turn, up to the limit, as the recorder places them."""
     limit = min(map(units_for, trace.experts_L))
-    unit_N, group_U = np.zeros(len(trace.group_N), dtype=np.int64), []
+    unit_N = np.zeros(len(trace.group_N), dtype=np.int64)
+    group_U: list[int] = []
     for group in range(len(trace.groups)):
         of_group = np.flatnonzero(trace.group_N == group)
         unit_N[of_group] = len(group_U) + np.arange(len(of_group)) % limit
@@ -165,7 +166,8 @@ def _step(trace: TokenTrace, layer: int, experts: int) -> NDArray[np.int64]:
     total = torch.zeros(bins * bins, dtype=torch.int64)
     for part in trace.chunks():
         before, after = (
-            torch.from_numpy(np.minimum(trace.ranked(part, n)[:, 0].astype(np.int64), experts)) for n in (layer, layer + 1)
+            torch.from_numpy(np.minimum(trace.ranked(part, n)[:, 0].astype(np.int64), experts))
+            for n in (layer, layer + 1)
         )
         _count(total, before * bins + after)
     return total.view(bins, bins).numpy()[:-1, :-1]

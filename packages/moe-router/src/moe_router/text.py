@@ -76,11 +76,18 @@ def _sample(record: Any, tokenizer: Any, where: str, *, group: str) -> Sample:
         raise RouterError(f"{where}: needs text, prompt and completion, or messages")
     try:
         if tokenizer.chat_template is None:
-            text, before = "\n\n".join(str(t["content"]) for t in turns), "\n\n".join(str(t["content"]) for t in turns[:-1])
+            text, before = (
+                "\n\n".join(str(t["content"]) for t in turns),
+                "\n\n".join(str(t["content"]) for t in turns[:-1]),
+            )
             special = True
         else:
             text = tokenizer.apply_chat_template(turns, tokenize=False)
-            before = tokenizer.apply_chat_template(turns[:-1], tokenize=False, add_generation_prompt=True) if turns[:-1] else ""
+            before = (
+                tokenizer.apply_chat_template(turns[:-1], tokenize=False, add_generation_prompt=True)
+                if turns[:-1]
+                else ""
+            )
             special = False
     except (KeyError, TypeError) as error:
         raise RouterError(f"{where}: each message needs role and content ({error})") from None

@@ -24,7 +24,9 @@ class TokenCapture:
     A sequence that is generated goes on where its prompt ended.
     """
 
-    def __init__(self, path: Path, layers: list[MoELayer], header: dict[str, Any], *, weights: bool, types: bool) -> None:
+    def __init__(
+        self, path: Path, layers: list[MoELayer], header: dict[str, Any], *, weights: bool, types: bool
+    ) -> None:
         self.layers, self.types = layers, types
         self.writer = TokenWriter(path, header, weights=weights, types=types)
         self._top_k = max(layer.top_k for layer in layers)
@@ -41,7 +43,13 @@ class TokenCapture:
         self._now = {}
 
     def add(
-        self, number: int, routing: Routing, positions: Positions, mask_T: Tensor | None, type_T: Tensor | None, group: str
+        self,
+        number: int,
+        routing: Routing,
+        positions: Positions,
+        mask_T: Tensor | None,
+        type_T: Tensor | None,
+        group: str,
     ) -> None:
         """One layer's decisions; the pass is written with those of the last layer."""
         experts_TK = routing.indices_TK

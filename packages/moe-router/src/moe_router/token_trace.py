@@ -58,9 +58,14 @@ class TokenTrace:
         tokens = len(self.experts_TLK)
         if self.experts_TLK.shape[1:] != (len(self.layers), max(self.top_k_L)):
             raise RouterError(
-                f"token trace: experts of shape {self.experts_TLK.shape} where {len(self.layers)} layers of top-{max(self.top_k_L)} are stated"
+                f"token trace: experts of shape {self.experts_TLK.shape} where {len(self.layers)} layers of top-{max(self.top_k_L)} "
+                "are stated"
             )
-        if len(self.starts_N) != len(self.group_N) + 1 or self.starts_N[-1] != tokens or (np.diff(self.starts_N) < 0).any():
+        if (
+            len(self.starts_N) != len(self.group_N) + 1
+            or self.starts_N[-1] != tokens
+            or (np.diff(self.starts_N) < 0).any()
+        ):
             raise RouterError(f"token trace: the sequences do not end at its {tokens} tokens")
         for name in ("weights_TLK", "token_ids_T", "type_T"):
             array = getattr(self, name)
@@ -113,7 +118,7 @@ class TokenTrace:
         header = read_header(path)
         if header["schema"] != SCHEMA:
             raise RouterError(f"trace {path}: holds {header['schema']}, where {SCHEMA} was looked for")
-        arrays = _mapped(path)
+        arrays: dict[str, Any] = _mapped(path)
         stated: dict[str, Any] = {n: tuple(header[n]) for n in ("layers", "experts_L", "top_k_L", "groups", "types")}
         return cls(model=header["model"], metadata=header["metadata"], **stated, **arrays)
 
@@ -160,9 +165,13 @@ def from_routed_experts(
                 flat = np.asarray(sequence, dtype=np.int64)
             part = flat.reshape(shape)
         except (ValueError, TypeError) as error:
-            raise RouterError(f"routed_experts of request {number}: not [tokens, {len(names)}, {top_k}] ({error})") from None
+            raise RouterError(
+                f"routed_experts of request {number}: not [tokens, {len(names)}, {top_k}] ({error})"
+            ) from None
         if part.size and not 0 <= part.min() <= part.max() < num_experts:
-            raise RouterError(f"routed_experts of request {number}: experts {part.min()} to {part.max()} where there are {num_experts}")
+            raise RouterError(
+                f"routed_experts of request {number}: experts {part.min()} to {part.max()} where there are {num_experts}"
+            )
         parts.append(part.astype(expert_dtype(num_experts)))
     if not any(len(part) for part in parts):
         raise RouterError("routed_experts: no token in any request")
@@ -196,7 +205,11 @@ class TokenWriter:
         self._folder = path.with_name(f".{path.name}.parts")
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir(parents=True)
-        kinds: dict[str, Any] = {"experts_TLK": expert_dtype(max(header["experts_L"])), "sequence_T": np.int64, "token_ids_T": np.int32}
+        kinds: dict[str, Any] = {
+            "experts_TLK": expert_dtype(max(header["experts_L"])),
+            "sequence_T": np.int64,
+            "token_ids_T": np.int32,
+        }
         if weights:
             kinds["weights_TLK"] = np.float16
         if types:
@@ -299,5 +312,9 @@ def _mapped(path: Path) -> dict[str, NDArray[Any]]:
     for name, tensor in described.items():
         shape, kind = tuple(tensor["shape"]), _SAFETENSORS[tensor["dtype"]]
         offset = 8 + length + tensor["data_offsets"][0]
-        arrays[name] = np.memmap(path, dtype=kind, mode="r", offset=offset, shape=shape) if np.prod(shape) else np.zeros(shape, dtype=kind)
+        arrays[name] = (
+            np.memmap(path, dtype=kind, mode="r", offset=offset, shape=shape)
+            if np.prod(shape)
+            else np.zeros(shape, dtype=kind)
+        )
     return arrays

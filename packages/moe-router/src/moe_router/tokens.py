@@ -33,23 +33,28 @@ POSITIONS = ("first quarter", "second quarter", "third quarter", "last quarter")
 """Where in its sample a token stands."""
 PARTS = ("prompt", "completion")
 
-_CONNECTIVES = """
-and or but so because since therefore thus hence then if else when while unless although though whereas however moreover
-furthermore otherwise consequently accordingly nevertheless instead meanwhile besides implies iff given assuming suppose provided
-whenever until also similarly finally next first
-""".split()
-_NEGATIONS = (
-    "no not nor never neither none nothing nobody nowhere cannot without isn't aren't wasn't weren't don't doesn't "
-    "didn't won't wouldn't can't couldn't shouldn't hasn't haven't hadn't mustn't isnt dont doesnt cant".split()
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_CONNECTIVES = _words(
+    "and or but so because since therefore thus hence then if else when while unless although though whereas however moreover furthermore "
+    "otherwise consequently accordingly nevertheless instead meanwhile besides implies iff given assuming suppose provided whenever until "
+    "also similarly finally next first"
 )
-_QUANTIFIERS = """
-all every each any some many much most few fewer several both either half twice double triple quarter dozen total more less
-least enough only exactly altogether per
-""".split()
-_NUMBER_WORDS = """
-zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen
-twenty thirty forty fifty sixty seventy eighty ninety hundred thousand million billion
-""".split()
+_NEGATIONS = _words(
+    "no not nor never neither none nothing nobody nowhere cannot without isn't aren't wasn't weren't don't doesn't didn't won't wouldn't "
+    "can't couldn't shouldn't hasn't haven't hadn't mustn't isnt dont doesnt cant"
+)
+_QUANTIFIERS = _words(
+    "all every each any some many much most few fewer several both either half twice double triple quarter dozen total more less least "
+    "enough only exactly altogether per"
+)
+_NUMBER_WORDS = _words(
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen "
+    "twenty thirty forty fifty sixty seventy eighty ninety hundred thousand million billion"
+)
 _WORDS = {
     **dict.fromkeys(_CONNECTIVES, "connective"),
     **dict.fromkeys(_NEGATIONS, "negation"),
@@ -57,12 +62,10 @@ _WORDS = {
     **dict.fromkeys(_NUMBER_WORDS, "numeral"),
 }
 # Words that begin sentences with a capital without being names.
-_COMMON = frozenset(
-    """
-    a an the this that these those it he she they we you i his her their its our your my there here what which who whom whose where why
-    how in on at by for from of to with as is are was were be been do does did has have had let to after before now answer question
-    solution step given find calculate compute solve explain write return note consider since suppose assume
-    """.split()  # fmt: skip
+_COMMON = _words(
+    "a an the this that these those it he she they we you i his her their its our your my there here what which who whom whose where why "
+    "how in on at by for from of to with as is are was were be been do does did has have had let to after before now answer question "
+    "solution step given find calculate compute solve explain write return note consider since suppose assume"
 )
 _PIECE = re.compile(
     r"(?P<code>```.*?(?:```|\Z)|(?<!`)`[^`\n]+`(?!`))"
@@ -166,7 +169,13 @@ def _of_span(text: str, cut: list[tuple[int, int, str]], starts: list[int], begi
 
 
 def _capitalised(word: str) -> bool:
-    return len(word) > 1 and word[0].isupper() and word[1:].islower() and word.lower() not in _COMMON and word.lower() not in _WORDS
+    return (
+        len(word) > 1
+        and word[0].isupper()
+        and word[1:].islower()
+        and word.lower() not in _COMMON
+        and word.lower() not in _WORDS
+    )
 
 
 def _kind(kind: str, word: str, named: bool) -> str:

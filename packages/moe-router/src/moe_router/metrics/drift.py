@@ -54,7 +54,9 @@ def total_variation(p_E: ArrayLike, q_E: ArrayLike) -> float:
 
 
 def router_saturation(before_TK: ArrayLike, after_TK: ArrayLike) -> float:
-    """Mean share of a token's experts that two checkpoints have in common, |A ∩ B| / k (Muennighoff et al. 2024, arXiv 2409.02060, section 5.1).
+    """Mean share of a token's experts that two checkpoints have in common, |A ∩ B| / k.
+
+    Muennighoff et al. 2024 (OLMoE, arXiv 2409.02060, section 5.1).
 
     Args:
         before_TK: experts of every token in one checkpoint, [tokens, K], in any order.
@@ -80,7 +82,9 @@ def flipped_tokens(before_TK: ArrayLike, after_TK: ArrayLike) -> float:
 def _tokens(before_TK: ArrayLike, after_TK: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     before, after = np.asarray(before_TK, dtype=np.int64), np.asarray(after_TK, dtype=np.int64)
     if before.shape != after.shape or before.ndim != 2 or not before.size:
-        raise RouterError(f"choices of shapes {before.shape} and {after.shape}: expected the same [tokens, K] of both, not empty")
+        raise RouterError(
+            f"choices of shapes {before.shape} and {after.shape}: expected the same [tokens, K] of both, not empty"
+        )
     return before, after
 
 

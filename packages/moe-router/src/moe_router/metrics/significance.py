@@ -76,7 +76,9 @@ class GroupComparison:
         return f"{a} and {b} are routed differently in {different} of {len(self.jsd_p_L)} layers; {cells} experts differ (max-T){few}"
 
 
-def compare_groups(trace: RoutingTrace, first: str, second: str, *, permutations: int | None = None, seed: int = 0) -> GroupComparison:
+def compare_groups(
+    trace: RoutingTrace, first: str, second: str, *, permutations: int | None = None, seed: int = 0
+) -> GroupComparison:
     """How two groups of a trace differ, with their sequences as the unit.
 
     Args:
@@ -98,7 +100,12 @@ def compare_groups(trace: RoutingTrace, first: str, second: str, *, permutations
 
 
 def compare_units(
-    counts_ULE: ArrayLike, first: int, *, groups: tuple[str, str] = ("first", "second"), permutations: int | None = None, seed: int = 0
+    counts_ULE: ArrayLike,
+    first: int,
+    *,
+    groups: tuple[str, str] = ("first", "second"),
+    permutations: int | None = None,
+    seed: int = 0,
 ) -> GroupComparison:
     """The same for counts at hand: the first so many units against the rest.
 
@@ -233,7 +240,8 @@ def _shares(sums_PX: Floats, layers: int) -> Floats:
     """Shares of each layer's assignments, [P, L, E]."""
     sums = sums_PX.reshape(len(sums_PX), layers, -1)
     totals = sums.sum(-1, keepdims=True)
-    return np.divide(sums, totals, out=np.zeros_like(sums), where=totals > 0)
+    shares: Floats = np.divide(sums, totals, out=np.zeros_like(sums), where=totals > 0)
+    return shares
 
 
 def _jsd(p_PLE: Floats, q_PLE: Floats) -> Floats:

@@ -69,7 +69,9 @@ def expert_focus(counts_GE: ArrayLike) -> Focus:
     return Focus(shares.argmax(0), lift_E)
 
 
-def vocabulary_specialization(token_ids_T: ArrayLike, experts_TK: ArrayLike, *, num_experts: int, at_least: int = 10) -> Floats:
+def vocabulary_specialization(
+    token_ids_T: ArrayLike, experts_TK: ArrayLike, *, num_experts: int, at_least: int = 10
+) -> Floats:
     """Mean over the words an expert sees of N(expert, word) / N(word), words weighed by their use of it, [E]; NaN where unused.
 
     Muennighoff et al. 2024 (arXiv 2409.02060, section 5.4): 1 when every word it sees goes to it always.
@@ -84,7 +86,9 @@ def vocabulary_specialization(token_ids_T: ArrayLike, experts_TK: ArrayLike, *, 
     words, word_T, seen_V = np.unique(ids, return_inverse=True, return_counts=True)
     used = experts < num_experts
     keys = (word_T[:, None] * num_experts + np.minimum(experts, num_experts - 1))[used]
-    counts_VE = np.bincount(keys, minlength=len(words) * num_experts).reshape(len(words), num_experts).astype(np.float64)
+    counts_VE = (
+        np.bincount(keys, minlength=len(words) * num_experts).reshape(len(words), num_experts).astype(np.float64)
+    )
     counts_VE = counts_VE[seen_V >= at_least]
     rate_VE = counts_VE / seen_V[seen_V >= at_least][:, None]
     totals = counts_VE.sum(0)
@@ -136,8 +140,8 @@ class Affinity(NamedTuple):
 def type_affinity(counts_FCE: ArrayLike, *, seed: int = 0) -> Affinity:
     """Affinity of token types and experts in one layer, with sequences as the unit.
 
-    In every fold of sequences the share of a type's assignments is compared with that of all other types; the signs of these differences are
-    as likely one way as the other when a type has nothing to do with an expert.
+    In every fold of sequences the share of a type's assignments is compared with that of all other types; the signs of these differences
+    are as likely one way as the other when a type has nothing to do with an expert.
 
     Args:
         counts_FCE: assignments by fold of sequences, token type and expert.
@@ -149,7 +153,9 @@ def type_affinity(counts_FCE: ArrayLike, *, seed: int = 0) -> Affinity:
     counts = np.asarray(counts_FCE, dtype=np.float64)
     counts = counts[counts.sum((1, 2)) > 0]
     if len(counts) < 6:
-        raise RouterError(f"not enough: {len(counts)} sequences cannot show that token types and experts go together; record at least 6")
+        raise RouterError(
+            f"not enough: {len(counts)} sequences cannot show that token types and experts go together; record at least 6"
+        )
     own = counts.sum(2, keepdims=True)
     others_FCE = counts.sum(1, keepdims=True) - counts
     other = others_FCE.sum(2, keepdims=True)

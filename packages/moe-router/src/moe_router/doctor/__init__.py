@@ -1,0 +1,1 @@
+"""Silent failures of routing, looked for on the user's own model."""
