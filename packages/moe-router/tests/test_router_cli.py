@@ -124,6 +124,61 @@ def test_bad_input_is_one_line_and_code_2(arguments, message: str, model_folder,
     assert not (tmp_path / "t").exists()
 
 
+def test_from_trace_to_report(model_folder, data_file, tmp_path) -> None:
+    run(
+        "trace",
+        model_folder,
+        data_file,
+        "-o",
+        tmp_path / "t",
+        "--tokens",
+        tmp_path / "full",
+        "--weights",
+        "--by",
+        "kind",
+    )
+    out = run(
+        "analyze", tmp_path / "full", "-o", tmp_path / "r.html", "--figures", tmp_path / "figures", "--format", "svg"
+    )
+    assert f"wrote {tmp_path / 'r.html'}" in out
+    assert "Routing of" in (tmp_path / "r.html").read_text()
+    assert "load.svg" in {p.name for p in (tmp_path / "figures").iterdir()}
+    sums, full = (json.loads(run("analyze", tmp_path / name, "--json")) for name in ("t", "full"))
+    assert [x["load"] for x in sums["layers"]] == [x["load"] for x in full["layers"]]
+    rows = json.loads(run("diff", tmp_path / "full", tmp_path / "full", "--json"))["layers"]
+    assert all(row["flipped_tokens"] == 0 and row["router_saturation"] == 1 for row in rows)
+    assert "tokens flipped" in run("diff", tmp_path / "full", tmp_path / "full")
+
+
+@pytest.mark.parametrize("types", ["position", "part", "none"])
+def test_other_kinds_of_types(types: str, model_folder, data_file, tmp_path) -> None:
+    run("trace", model_folder, data_file, "-o", tmp_path / "t", "--types", types)
+    trace = RoutingTrace.load(tmp_path / "t")
+    assert len(trace.types) == {"position": 4, "part": 2, "none": 0}[types]
+    if types == "part":
+        prompt, completion = trace.types_FCLE.sum((0, 2, 3)) / (trace.top_k * len(trace.layers))
+        assert (prompt, completion) == (4, 8)  # e f, h i; g, j k l, and the text without a prompt
+
+
+def test_import_of_an_engines_export(tmp_path) -> None:
+    (tmp_path / "e.jsonl").write_text('{"routed_experts": [[[0, 1], [2, 3]], [[1, 2], [3, 0]]], "task": "x"}\n')
+    sizes = ("--experts", 4, "--layers", 2, "--top-k", 2)
+    assert "2 tokens of 1 requests" in run("import", tmp_path / "e.jsonl", "-o", tmp_path / "t", *sizes, "--by", "task")
+    assert json.loads(run("analyze", tmp_path / "t", "--json"))["tokens"] == 2
+    for content, message in (
+        ('{"x": 1}', "e.jsonl:1: has no field 'routed_experts'"),
+        ("{", "e.jsonl:1: not JSON"),
+        ('{"routed_experts": [[[0]]]}', "request 0"),
+    ):
+        (tmp_path / "e.jsonl").write_text(content)
+        result = CliRunner().invoke(
+            main, list(map(str, ("import", tmp_path / "e.jsonl", "-o", tmp_path / "u", *sizes)))
+        )
+        assert result.exit_code == 2
+        assert message in result.stderr
+        assert not (tmp_path / "u").exists()
+
+
 GOLDEN = Path(__file__).parent / "golden"
 
 

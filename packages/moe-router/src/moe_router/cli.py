@@ -8,12 +8,15 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from moe_router import __version__
 from moe_router.errors import RouterError
+
+if TYPE_CHECKING:
+    from moe_router.trace import RoutingTrace
 
 FILE = click.Path(path_type=Path)
 
@@ -210,14 +213,23 @@ def doctor(model: str, config: Path | None, data: Path | None, as_json: bool) ->
 
 @main.command()
 @click.argument("trace_file", metavar="TRACE", type=FILE)
+@click.option("-o", "--output", type=FILE, help="Write a report, one HTML file.")
+@click.option("--figures", type=FILE, help="A folder for the report's pictures on their own.")
+@click.option(
+    "--format", "kind", default="png", show_default=True, type=click.Choice(["png", "svg"]), help="Of the pictures."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @_mendable
-def analyze(trace_file: Path, as_json: bool) -> None:
-    """How evenly the experts of every layer were used, and how far the groups lie apart."""
-    from moe_router.report import render_trace, summarise
-    from moe_router.trace import RoutingTrace
+def analyze(trace_file: Path, output: Path | None, figures: Path | None, kind: str, as_json: bool) -> None:
+    """How evenly experts were used, what sets groups and token types apart, which experts work together.
 
-    loaded = RoutingTrace.load(trace_file)
+    TRACE is what `trace` or `import` wrote, sums or token by token.
+    """
+    from moe_router.report import render_trace, summarise
+
+    loaded = _load_trace(trace_file)
+    if output is not None or figures is not None:
+        _write_report(loaded, output, figures, kind)
     if as_json:
         values = {"schema": "moe-router/summary@1", "model": loaded.model, "tokens": int(loaded.tokens_G.sum())}
         click.echo(json.dumps({**values, "layers": summarise(loaded)}, indent=1))
@@ -225,6 +237,39 @@ def analyze(trace_file: Path, as_json: bool) -> None:
     from rich.console import Console
 
     render_trace(Console(), loaded)
+    for path in (output, figures):
+        if path is not None:
+            click.echo(f"wrote {path}")
+
+
+def _write_report(trace: RoutingTrace, output: Path | None, figures: Path | None, kind: str) -> None:
+    try:
+        from moe_router.pages.analysis import analyse
+        from moe_router.pages.figures import pictures, save
+        from moe_router.pages.page import write
+    except ImportError as error:
+        raise RouterError(f"a report needs {error.name}: pip install 'moe-router[report]'") from None
+    for path in (output, figures):
+        if path is not None and not path.parent.is_dir():
+            raise RouterError(f"output {path}: the folder {path.parent} does not exist")
+    analysis = analyse(trace)
+    if output is not None:
+        write(analysis, output)
+    if figures is not None:
+        figures.mkdir(exist_ok=True)
+        for name, picture in pictures(analysis).items():
+            save(picture, figures / f"{name}.{kind}")
+
+
+def _load_trace(path: Path) -> RoutingTrace:
+    """A trace of sums, or one token by token summed up."""
+    from moe_router import token_trace
+    from moe_router.summary import summarise_tokens
+    from moe_router.trace import RoutingTrace, read_header
+
+    if read_header(path)["schema"].startswith("moe-router/tokens@"):
+        return summarise_tokens(token_trace.TokenTrace.load(path))
+    return RoutingTrace.load(path)
 
 
 @main.command()
@@ -238,15 +283,17 @@ def analyze(trace_file: Path, as_json: bool) -> None:
 def diff(before: Path, after: Path, fail_above: float | None, as_json: bool) -> None:
     """How far the loads of two traces of the same text lie apart, layer by layer."""
     from moe_router.report import compare, render_comparison
-    from moe_router.trace import RoutingTrace
 
-    first, second = RoutingTrace.load(before), RoutingTrace.load(after)
-    if (len(first.layers), first.num_experts) != (len(second.layers), second.num_experts):
+    first, second = _load_trace(before), _load_trace(after)
+    if first.experts_L != second.experts_L:
         raise RouterError(
             f"traces of {len(first.layers)} layers of {first.num_experts} experts and {len(second.layers)} of {second.num_experts} "
             "cannot be compared"
         )
     rows = compare(first, second)
+    flips = _flips(before, after)
+    for row, flipped in zip(rows, flips, strict=False):
+        row |= flipped
     worst = max(row["js_divergence"] for row in rows)
     if as_json:
         click.echo(json.dumps({"schema": "moe-router/diff@1", "worst": worst, "layers": rows}, indent=1))
@@ -255,3 +302,64 @@ def diff(before: Path, after: Path, fail_above: float | None, as_json: bool) -> 
 
         render_comparison(Console(), rows)
     raise SystemExit(1 if fail_above is not None and worst > fail_above else 0)
+
+
+def _flips(before: Path, after: Path) -> list[dict[str, float]]:
+    """Per layer, how many tokens chose otherwise; empty unless both traces are token by token, of the same tokens."""
+    from moe_router.metrics.drift import flipped_tokens, router_saturation
+    from moe_router.token_trace import TokenTrace
+    from moe_router.trace import read_header
+
+    if not all(read_header(path)["schema"].startswith("moe-router/tokens@") for path in (before, after)):
+        return []
+    first, second = TokenTrace.load(before), TokenTrace.load(after)
+    same = first.experts_TLK.shape == second.experts_TLK.shape
+    if same and first.token_ids_T is not None and second.token_ids_T is not None:
+        same = bool((first.token_ids_T == second.token_ids_T).all())
+    if not same:
+        raise RouterError(
+            "the traces are not of the same tokens: record both on the same data with the same tokenizer and batch order"
+        )
+    return [
+        {
+            "flipped_tokens": flipped_tokens(first.experts_TLK[:, n], second.experts_TLK[:, n]),
+            "router_saturation": router_saturation(first.experts_TLK[:, n], second.experts_TLK[:, n]),
+        }
+        for n in range(len(first.layers))
+    ]
+
+
+@main.command("import")
+@click.argument("exported", type=FILE)
+@click.option("-o", "--output", required=True, type=FILE, help="The trace to write.")
+@click.option("--experts", required=True, type=click.IntRange(min=2), help="Experts of a layer.")
+@click.option("--layers", required=True, type=click.IntRange(min=1), help="MoE layers.")
+@click.option("--top-k", required=True, type=click.IntRange(min=1), help="Experts per token.")
+@click.option("--by", help="A field of the records to group by.")
+@_mendable
+def import_(exported: Path, output: Path, experts: int, layers: int, top_k: int, by: str | None) -> None:
+    """Make a trace of what an inference engine exported: JSONL with a field `routed_experts` in every record.
+
+    That is a nested list of [tokens, layers, top-k], or a buffer of int32 in base64, as vLLM and SGLang give them.
+    """
+    from moe_router.token_trace import from_routed_experts
+
+    if not exported.is_file():
+        raise RouterError(f"export {exported}: no such file")
+    sequences, groups = [], []
+    for number, line in enumerate(exported.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            sequences.append(record["routed_experts"])
+            groups.append(str(record[by]) if by else "all")
+        except json.JSONDecodeError as error:
+            raise RouterError(f"export {exported}:{number}: not JSON ({error.msg}); one object to a line") from None
+        except (KeyError, TypeError) as error:
+            raise RouterError(f"export {exported}:{number}: has no field {error}") from None
+    trace = from_routed_experts(
+        sequences, num_experts=experts, layers=layers, top_k=top_k, group=groups, model=exported.stem
+    )
+    trace.save(output)
+    click.echo(f"wrote {output}: {len(trace.experts_TLK):,} tokens of {len(trace.group_N):,} requests")

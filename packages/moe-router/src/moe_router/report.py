@@ -82,9 +82,13 @@ def render_trace(console: Console, trace: RoutingTrace) -> None:
 
 def render_comparison(console: Console, rows: Sequence[dict[str, Any]]) -> None:
     """How far two traces lie apart, layer by layer."""
-    table = _table("layer", "Jensen–Shannon (bits)", "total variation")
+    tokens = "flipped_tokens" in rows[0]
+    table = _table(
+        "layer", "Jensen–Shannon (bits)", "total variation", *(["tokens flipped", "saturation"] if tokens else [])
+    )
     for row in rows:
-        table.add_row(row["layer"], f"{row['js_divergence']:.4f}", f"{row['total_variation']:.3f}")
+        own = [f"{row['flipped_tokens']:.1%}", f"{row['router_saturation']:.3f}"] if tokens else []
+        table.add_row(row["layer"], f"{row['js_divergence']:.4f}", f"{row['total_variation']:.3f}", *own)
     console.print(table)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from moe_router.architectures.base import Routing
-from moe_router.trace import TYPE_FOLDS
+from moe_router.trace import TYPE_FOLDS, fold_of
 
 MAX_UNITS = 256
 """Units of a group; sequences beyond are added to them in turn."""
@@ -28,8 +28,8 @@ def units_for(experts: int) -> int:
 class LayerSums:
     """The sums of one layer."""
 
-    def __init__(self, num_experts: int, units: int, types: int, device: torch.device) -> None:
-        self.num_experts = num_experts
+    def __init__(self, num_experts: int, units: int, types: int, device: torch.device, *, group: int = 0) -> None:
+        self.num_experts, self.group = num_experts, group
 
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(*shape, dtype=torch.int64, device=device)
@@ -89,7 +89,7 @@ class LayerSums:
         self.first_UE.view(-1).scatter_add_(0, unit_T * bins + first_T, ones_T)
         self.mass_E.scatter_add_(0, indices_TK.reshape(-1), weights_TK.reshape(-1).double())
         if type_T is not None:
-            cell_T = ((unit_T % TYPE_FOLDS) * self.types_FCE.shape[1] + type_T) * bins
+            cell_T = (fold_of(unit_T, self.group) * self.types_FCE.shape[1] + type_T) * bins
             for k in range(top_k):
                 self.types_FCE.view(-1).scatter_add_(0, cell_T + indices_TK[:, k], ones_T)
         if self.coactivation_EE is not None:

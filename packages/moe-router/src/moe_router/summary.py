@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from moe_router.streaming import MAX_PAIRED_EXPERTS, units_for
 from moe_router.token_trace import TokenTrace
-from moe_router.trace import TYPE_FOLDS, RoutingTrace
+from moe_router.trace import TYPE_FOLDS, RoutingTrace, fold_of
 
 
 def summarise_tokens(trace: TokenTrace, *, threads: int = 2) -> RoutingTrace:
@@ -70,9 +70,10 @@ class _Units(NamedTuple):
     group_U: NDArray[np.int64]
 
     def fold_U(self) -> NDArray[np.int64]:
-        """The fold of every unit: its number among those of its group, modulo the number of folds."""
+        """The fold of every unit."""
         first_U = np.searchsorted(self.group_U, self.group_U)
-        return (np.arange(len(self.group_U)) - first_U) % TYPE_FOLDS
+        folds: NDArray[np.int64] = fold_of(np.arange(len(self.group_U)) - first_U, self.group_U)
+        return folds
 
     def sum(self, values_N: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.bincount(self.unit_N, weights=values_N, minlength=len(self.group_U)).astype(np.int64)

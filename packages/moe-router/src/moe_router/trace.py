@@ -21,6 +21,12 @@ from moe_router.errors import RouterError
 TYPE_FOLDS = 32
 """Parts by sequence in which token types are counted: enough to see how far sequences differ, and small."""
 
+
+def fold_of(unit: Any, group: Any) -> Any:
+    """The fold of a unit, by its number among those of its group; small groups after one another fall into different folds."""
+    return (unit + 8 * group) % TYPE_FOLDS
+
+
 SCHEMA = "moe-router/trace@2"
 _ARRAYS = (
     "counts_ULE",
@@ -70,7 +76,7 @@ class RoutingTrace:
     mass_GLE: NDArray[np.float64]
     """Sum of the routing weights."""
     types_FCLE: Counts | None = None
-    """Assignments by token type, in 32 folds of sequences (unit modulo 32); None where none were told apart."""
+    """Assignments by token type, in 32 folds of sequences (`fold_of`); None where none were told apart."""
     coactivation_LEE: Counts | None = None
     """Tokens that went to both experts; symmetric, zero diagonal. None for layers of more than 512 experts."""
     transitions_LEE: Counts | None = None

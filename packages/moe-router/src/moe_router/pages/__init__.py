@@ -1,0 +1,1 @@
+"""The report of a trace as one HTML file, and its pictures on their own."""
