@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import os
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from moe_router import __version__
-from moe_router.errors import RouterError
+from moe_router.errors import RouterError, mendable
+from moe_router.operations.commands import operations
 
 if TYPE_CHECKING:
     from moe_router.trace import RoutingTrace
 
 FILE = click.Path(path_type=Path)
-
-
-def _mendable(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Errors a user can mend become one line and exit code 2."""
-
-    @functools.wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-        try:
-            return command(*args, **kwargs)
-        except RouterError as error:
-            click.echo(f"error: {error}", err=True)
-            raise SystemExit(2) from None
-
-    return wrapped
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -43,10 +25,13 @@ def main() -> None:
     """Which experts do what, and is the routing healthy?"""
 
 
+main.add_command(operations)
+
+
 @main.command()
 @click.argument("model")
 @click.option("--json", "as_json", is_flag=True, help="Print the layers as JSON.")
-@_mendable
+@mendable
 def inspect(model: str, as_json: bool) -> None:
     """The MoE layers of MODEL, a folder, a config.json or a hub id. No weights are loaded.
 
@@ -122,8 +107,8 @@ def architectures(as_json: bool) -> None:
     "--types",
     default="lexical",
     show_default=True,
-    type=click.Choice(["lexical", "position", "part", "none"]),
-    help="Tell tokens apart by what they are, by quarter of the sample, or by prompt and completion.",
+    type=click.Choice(["lexical", "operation", "position", "part", "none"]),
+    help="Tell tokens apart by what they are, by the operation of their step, by quarter of the sample, or by prompt and completion.",
 )
 @click.option("--tokens", type=FILE, help="A full trace to write as well, token by token.")
 @click.option("--weights", is_flag=True, help="Keep the routing weights in the full trace too.")
@@ -136,7 +121,7 @@ def architectures(as_json: bool) -> None:
     type=click.IntRange(min=1),
     help="Tokens of a record that are read.",
 )
-@_mendable
+@mendable
 def trace(
     model: str,
     data: Path,
@@ -187,7 +172,7 @@ def _check_model(model: str) -> None:
 )
 @click.option("--data", type=FILE, help="A JSONL file to look at the model with; without it, tokens drawn at random.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-@_mendable
+@mendable
 def doctor(model: str, config: Path | None, data: Path | None, as_json: bool) -> None:
     """Look for every known silent failure of routing in MODEL: what was measured, and the mend.
 
@@ -219,7 +204,7 @@ def doctor(model: str, config: Path | None, data: Path | None, as_json: bool) ->
     "--format", "kind", default="png", show_default=True, type=click.Choice(["png", "svg"]), help="Of the pictures."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-@_mendable
+@mendable
 def analyze(trace_file: Path, output: Path | None, figures: Path | None, kind: str, as_json: bool) -> None:
     """How evenly experts were used, what sets groups and token types apart, which experts work together.
 
@@ -279,7 +264,7 @@ def _load_trace(path: Path) -> RoutingTrace:
     "--fail-above", type=click.FloatRange(0, 1), help="Exit 1 when a layer's divergence is above this many bits."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the divergences as JSON.")
-@_mendable
+@mendable
 def diff(before: Path, after: Path, fail_above: float | None, as_json: bool) -> None:
     """How far the loads of two traces of the same text lie apart, layer by layer."""
     from moe_router.report import compare, render_comparison
@@ -336,7 +321,7 @@ def _flips(before: Path, after: Path) -> list[dict[str, float]]:
 @click.option("--layers", required=True, type=click.IntRange(min=1), help="MoE layers.")
 @click.option("--top-k", required=True, type=click.IntRange(min=1), help="Experts per token.")
 @click.option("--by", help="A field of the records to group by.")
-@_mendable
+@mendable
 def import_(exported: Path, output: Path, experts: int, layers: int, top_k: int, by: str | None) -> None:
     """Make a trace of what an inference engine exported: JSONL with a field `routed_experts` in every record.
 

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe_router.errors import RouterError
+from moe_router.operations.steps import TOKEN_OPERATIONS, operation_types
 from moe_router.tokens import LEXICAL, PARTS, POSITIONS, lexical_types, offsets_of, part_types, position_types
 
-TYPES = {"lexical": LEXICAL, "position": POSITIONS, "part": PARTS}
+TYPES = {"lexical": LEXICAL, "position": POSITIONS, "part": PARTS, "operation": TOKEN_OPERATIONS}
 """Ways to tell tokens apart, and the names of the types."""
 
 
@@ -32,7 +33,10 @@ class Sample(NamedTuple):
             return position_types(len(self.ids))
         if kind == "part":
             return part_types(self.prompt_tokens, len(self.ids))
-        return lexical_types(self.text, offsets_of(tokenizer, self.text, self.ids))
+        offsets = offsets_of(tokenizer, self.text, self.ids)
+        if kind == "operation":
+            return operation_types(self.text, offsets, prompt_tokens=self.prompt_tokens)
+        return lexical_types(self.text, offsets)
 
 
 def read_texts(path: Path, *, by: str | None, tokenizer: Any) -> Iterator[Sample]:
