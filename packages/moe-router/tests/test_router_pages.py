@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from moe_router import RoutingTrace
 from moe_router.metrics.load import normalised_entropy
-from moe_router.pages.analysis import analyse
+from moe_router.pages.analysis import analyse, told_apart
 from moe_router.pages.figures import as_svg, pictures, save
 from moe_router.pages.page import render, write
 from moe_router.pages.words import findings, labels
@@ -140,3 +141,23 @@ def test_the_page_stands_alone(tmp_path) -> None:
 def test_names_of_layers() -> None:
     assert labels(("model.layers.3.mlp", "model.layers.10.mlp")) == ["layer 3", "layer 10"]
     assert labels(("encoder.moe", "decoder.moe")) == ["encoder.moe", "decoder.moe"]
+
+
+def test_operations_are_compared_with_one_another_and_not_with_the_prompt() -> None:
+    """Type 2 goes to expert 5 of layer 2; as the prompt it must neither show nor weigh in the comparison of the others."""
+    named = replace(trace(), types=("setup", "calculate", "outside"))
+    told = told_apart(named)
+    assert told is not None
+    assert named.types_FCLE is not None
+    assert named.types_FCLE[:, 2].sum() > 0
+    assert told[:, 2].sum() == 0
+    np.testing.assert_array_equal(told[:, :2], named.types_FCLE[:, :2])
+    found, as_types = analyse(named), analyse(trace())
+    assert found.affinity_q_LCE is not None
+    assert as_types.affinity_q_LCE is not None
+    assert (as_types.affinity_q_LCE <= 0.05).any()
+    assert not (found.affinity_q_LCE <= 0.05).any()
+    page = render(found)
+    assert "Operations of reasoning" in page
+    assert "No operation goes with an expert" in page
+    assert "Token types" in render(as_types)

@@ -99,22 +99,23 @@ class TokenTrace:
         order_TK = np.argsort(-np.asarray(self.weights_TLK[part, layer]), axis=-1, kind="stable")
         return np.take_along_axis(experts_TK, order_TK, axis=-1)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the file at once: a stop leaves the old one or the new."""
         arrays = {n: getattr(self, n) for n in _TENSORS if getattr(self, n) is not None}
-        _write(path, self._header(), {n: (a.dtype, a.shape, [a]) for n, a in arrays.items()})
+        _write(Path(path), self._header(), {n: (a.dtype, a.shape, [a]) for n, a in arrays.items()})
 
     def _header(self) -> dict[str, Any]:
         names = ("model", "layers", "experts_L", "top_k_L", "groups", "types")
         return {"schema": SCHEMA, **{n: getattr(self, n) for n in names}, "metadata": dict(self.metadata)}
 
     @classmethod
-    def load(cls, path: Path) -> TokenTrace:
+    def load(cls, path: str | Path) -> TokenTrace:
         """Open a trace; its tokens stay in the file until they are looked at.
 
         Raises:
             RouterError: for a file that is missing, is no token trace, or is of another version.
         """
+        path = Path(path)
         header = read_header(path)
         if header["schema"] != SCHEMA:
             raise RouterError(f"trace {path}: holds {header['schema']}, where {SCHEMA} was looked for")

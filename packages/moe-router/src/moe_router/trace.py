@@ -162,7 +162,7 @@ class RoutingTrace:
         counts: Counts = rows[:, layer, : self.experts_L[layer]].sum(0)
         return counts
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the file at once: a stop leaves the old one or the new."""
         from safetensors.numpy import save
 
@@ -173,6 +173,7 @@ class RoutingTrace:
         }
         arrays = {n: getattr(self, n) for n in (*_ARRAYS, *_OPTIONAL) if getattr(self, n) is not None}
         data = save({n: _compact(a) for n, a in arrays.items()}, metadata={"moe_router": json.dumps(header)})
+        path = Path(path)
         temporary = path.with_name(f".{path.name}.tmp")
         try:
             with temporary.open("wb") as file:
@@ -184,7 +185,7 @@ class RoutingTrace:
             temporary.unlink(missing_ok=True)
 
     @classmethod
-    def load(cls, path: Path) -> RoutingTrace:
+    def load(cls, path: str | Path) -> RoutingTrace:
         """Read a trace.
 
         Raises:
@@ -192,6 +193,7 @@ class RoutingTrace:
         """
         from safetensors import SafetensorError, safe_open
 
+        path = Path(path)
         header = read_header(path)
         if header["schema"] not in {SCHEMA, "moe-router/trace@1"}:
             raise RouterError(f"trace {path}: written as {header['schema']}, this version of moe-router reads {SCHEMA}")

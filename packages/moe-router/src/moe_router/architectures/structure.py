@@ -54,15 +54,25 @@ def routers(block: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
+def _config(model: nn.Module) -> Any:
+    """The configuration of a model, inside what DistributedDataParallel, DeepSpeed or torch.compile put around it too."""
+    while not hasattr(model, "config"):
+        inner = getattr(model, "module", None) or getattr(model, "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
+            return None
+        model = inner
+    return model.config
+
+
 def text_config(model: nn.Module) -> Any:
     """The configuration of the language model."""
-    config: Any = getattr(model, "config", None)
+    config = _config(model)
     return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
 def model_types(model: nn.Module) -> list[str]:
     """The model types a model names in its configuration, the most inclusive first."""
-    configs = [getattr(model, "config", None), text_config(model)]
+    configs = [_config(model), text_config(model)]
     return list(dict.fromkeys(str(c.model_type) for c in configs if getattr(c, "model_type", None)))
 
 

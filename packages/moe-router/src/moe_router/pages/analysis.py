@@ -22,6 +22,7 @@ from moe_router.metrics.load import (
 )
 from moe_router.metrics.significance import GroupComparison, bootstrap_interval, compare_units, false_discovery_rates
 from moe_router.metrics.specialization import Affinity, specialization_score, type_affinity
+from moe_router.operations.steps import OUTSIDE
 from moe_router.trace import RoutingTrace
 
 MAX_GROUPS = 12
@@ -142,13 +143,23 @@ def _comparisons(trace: RoutingTrace, permutations: int | None) -> tuple[tuple[G
     return tuple(found), tuple(refused)
 
 
+def told_apart(trace: RoutingTrace) -> NDArray[np.int64] | None:
+    """(folds, types, layers, experts): assignments by token type, without those outside of any step: operations are compared
+    with one another, not with the prompt.
+    """
+    if trace.types_FCLE is None or OUTSIDE not in trace.types:
+        return trace.types_FCLE
+    types_FCLE = trace.types_FCLE.copy()
+    types_FCLE[:, trace.types.index(OUTSIDE)] = 0
+    return types_FCLE
+
+
 def _affinity(trace: RoutingTrace) -> tuple[tuple[Affinity, ...], NDArray[np.float64] | None, str]:
-    if trace.types_FCLE is None:
+    types_FCLE = told_apart(trace)
+    if types_FCLE is None:
         return (), None, "token types were not recorded (moe-router trace --types)"
     try:
-        found = tuple(
-            type_affinity(trace.types_FCLE[:, :, layer, :experts]) for layer, experts in enumerate(trace.experts_L)
-        )
+        found = tuple(type_affinity(types_FCLE[:, :, layer, :experts]) for layer, experts in enumerate(trace.experts_L))
     except RouterError as error:
         return (), None, str(error)
     p_LCE = np.ones((len(found), len(trace.types), trace.num_experts))

@@ -21,7 +21,7 @@ from matplotlib.colors import TwoSlopeNorm
 from numpy.typing import NDArray
 
 from moe_router.metrics.collaboration import coactivation_lift, transition
-from moe_router.pages.analysis import Analysis
+from moe_router.pages.analysis import Analysis, told_apart
 from moe_router.pages.words import short
 
 if TYPE_CHECKING:
@@ -215,8 +215,9 @@ def _types(analysis: Analysis) -> Figure:
     sure_L = (analysis.affinity_q_LCE <= 0.05).sum((1, 2))
     layer = int(np.argmax(sure_L))
     affinity = analysis.affinity[layer]
-    assert analysis.trace.types_FCLE is not None
-    counts_CE = analysis.trace.types_FCLE.sum(0)[:, layer, : affinity.npmi_CE.shape[1]]
+    types_FCLE = told_apart(analysis.trace)
+    assert types_FCLE is not None
+    counts_CE = types_FCLE.sum(0)[:, layer, : affinity.npmi_CE.shape[1]]
     # Where fewer than five meetings are to be expected, meeting never says little.
     expected_CE = counts_CE.sum(1, keepdims=True) * counts_CE.sum(0, keepdims=True) / counts_CE.sum()
     shown_CE = np.where(expected_CE >= 5, affinity.npmi_CE, np.nan)

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from moe_router import __version__
 from moe_router.metrics.significance import GroupComparison
+from moe_router.operations.steps import OUTSIDE
 from moe_router.pages.analysis import Analysis
 from moe_router.pages.figures import as_svg, pictures
 from moe_router.pages.words import findings, labels
@@ -33,6 +34,7 @@ def render(analysis: Analysis) -> str:
         tokens=f"{int(trace.tokens_U.sum()):,}",
         sequences=f"{int(trace.sequences_U.sum()):,}",
         groups=trace.groups,
+        operations=OUTSIDE in trace.types,
         experts=trace.num_experts if same else f"{min(trace.experts_L)} to {trace.num_experts}",
         top_k=trace.top_k,
         source=trace.metadata.get("data", ""),

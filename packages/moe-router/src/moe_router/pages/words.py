@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 
+from moe_router.operations.steps import OUTSIDE
 from moe_router.pages.analysis import Analysis
 
 
@@ -95,9 +96,10 @@ def _types(analysis: Analysis) -> list[str]:
     if analysis.affinity_q_LCE is None:
         return [f"Token types: {analysis.no_affinity}."] if analysis.trace.types else []
     q_LCE, names = analysis.affinity_q_LCE, labels(analysis.trace.layers)
+    kind_of = "operation" if OUTSIDE in analysis.trace.types else "token type"
     number = int((q_LCE <= 0.05).sum())
     if number == 0:
-        return ["No token type goes with an expert beyond what sequences alone explain (false discovery rate 5 %)."]
+        return [f"No {kind_of} goes with an expert beyond what sequences alone explain (false discovery rate 5 %)."]
     best = []
     for layer, affinity in enumerate(analysis.affinity):
         sure = q_LCE[layer, :, : affinity.p_CE.shape[1]] <= 0.05
@@ -110,7 +112,7 @@ def _types(analysis: Analysis) -> list[str]:
     best.sort(reverse=True)
     strongest = "; ".join(f"{text} (+{100 * gain:.0f} points of their assignments)" for gain, text in best[:3])
     return [
-        f"{number} of {q_LCE.size} pairs of token type and expert go together or avoid each other beyond chance (false discovery rate 5 %)."
+        f"{number} of {q_LCE.size} pairs of {kind_of} and expert go together or avoid each other beyond chance (false discovery rate 5 %)."
         + (f" The strongest: {strongest}." if best else "")
     ]
 
