@@ -1,6 +1,7 @@
 """Write the pages that follow from the code: python docs/generate.py
 
-configuration.md from the configuration's keys, hardware.md's table from moe-memprof. A test compares them with the code.
+configuration.md from the configuration's keys, hardware.md's table from moe-memprof, architectures.md from moe-router. A test compares
+them with the code.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import json
 from pathlib import Path
 
 from moe_memprof.hardware import GPUS
+from moe_router.architectures.support import ARCHITECTURES
 from moe_train.config import DataConfig, RunConfig, config_keys
 
 DOCS = Path(__file__).parent
@@ -54,7 +56,39 @@ The nominal figures are those of the makers' data sheets; what a process can use
 """
 
 
+def architectures() -> str:
+    rows = "\n".join(
+        f"| {s.name} | {', '.join(t for t in s.model_types if t != s.name)} | {s.adapter} | {s.scoring} |"
+        for s in ARCHITECTURES
+    )
+    return f"""# Architectures
+
+{len(ARCHITECTURES)} architectures, {sum(len(s.model_types) for s in ARCHITECTURES)} model types of transformers. For each
+a tiny model is built in the tests, and what moe-router reads is compared, token by token, with what the experts received. `moe-router architectures` prints this table with the window of the
+installed transformers; `moe-router inspect MODEL` says what is found in a model.
+
+| architecture | further model types | adapter | scoring |
+|---|---|---|---|
+{rows}
+
+Models outside the list are read when they have the same structure, with a warning that says so; what looks like an MoE and cannot be
+read is refused with what was and was not found; dense models have no MoE layers.
+
+## Adapters of your own
+
+An adapter has a `name` and two methods: `find(model)` gives the `MoELayer`s it knows, `attach(layer, deliver)` puts hooks
+on one that call `deliver(Routing(...))` once for each forward pass (see `moe_router.RouterAdapter` in the
+[reference](reference/moe-router.md)). Register it in your package, and it is tried before ours:
+
+```toml
+[project.entry-points."moe_router.adapters"]
+mine = "my_package.adapter:MyAdapter"
+```
+"""
+
+
 def main() -> None:
+    (DOCS / "architectures.md").write_text(architectures())
     (DOCS / "configuration.md").write_text(configuration())
     (DOCS / "hardware.md").write_text(hardware())
 
