@@ -64,8 +64,9 @@ def architectures() -> str:
     return f"""# Architectures
 
 {len(ARCHITECTURES)} architectures, {sum(len(s.model_types) for s in ARCHITECTURES)} model types of transformers. For each
-a tiny model is built in the tests, and what moe-router reads is compared, token by token, with what the experts received. `moe-router architectures` prints this table with the window of the
-installed transformers; `moe-router inspect MODEL` says what is found in a model.
+a tiny model is built in the tests, and what moe-router reads is compared, token by token, with what the experts received.
+`moe-router architectures` prints this table with the window of the installed
+transformers; `moe-router inspect MODEL` says what is found in a model.
 
 | architecture | further model types | adapter | scoring |
 |---|---|---|---|
