@@ -1,0 +1,1 @@
+"""What a model is made of, from its config.json alone."""
