@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from moe_bench import BenchError, Item, load_items, run_items
-from moe_bench.log import read_header, read_samples
+from moe_bench.log import append_samples, read_header, read_samples
 from scripted import Scripted
 
 ITEMS = [Item(prompt=f"What is {n} + 1?", target=str(n + 1), task="odd" if n % 2 else "even") for n in range(20)]
@@ -128,6 +128,23 @@ def test_kill_9_loses_and_doubles_nothing(tmp_path) -> None:
     assert sum(s["correct"] for s in samples) == 15
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_one_line_and_the_run_goes_on(tmp_path) -> None:
+    run_items(Scripted(SCRIPT), ITEMS[:3], tmp_path / "a", suite="s", model_name="m")
+    samples = tmp_path / "a" / "samples.jsonl"
+    kept = samples.rename(tmp_path / "kept.jsonl")
+    samples.symlink_to("/dev/full")
+    with pytest.raises(BenchError, match=r"run .*a: cannot be written \(No space left on device\)") as error:
+        append_samples(tmp_path / "a", [{"id": "x"}])
+    assert isinstance(error.value.__cause__, OSError), "moe-train tells a full disk by it"
+    samples.unlink()
+    kept.rename(samples)
+    assert run_items(Scripted(SCRIPT), ITEMS[:3], tmp_path / "a", suite="s", model_name="m").answered_before == 3
+    (tmp_path / "file").touch()
+    with pytest.raises(BenchError, match="cannot be written"):
+        run_items(Scripted(SCRIPT), ITEMS, tmp_path / "file" / "b", suite="s", model_name="m")
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -160,3 +177,8 @@ def test_item_files(tmp_path) -> None:
     assert (first.task, first.target, first.metadata) == ("mine", "1", {"level": 3})
     assert second.task == "t"
     assert first.to_dict()["id"] == first.id
+    # A byte-order mark, as some editors write it, and a line separator inside a text are no reason to stumble.
+    path.write_text(
+        '\ufeff{"prompt": "a\u2028b", "target": "1"}\r\n{"prompt": "c", "target": "2"}\r\n', encoding="utf-8"
+    )
+    assert [item.prompt for item in load_items(path)] == ["a\u2028b", "c"]

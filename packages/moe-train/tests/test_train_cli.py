@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,6 +57,22 @@ class TestBadInput:
 
     def test_unknown_model(self, call: Any) -> None:
         refused(call("run", "model=mixtrall"), "model mixtrall: no such folder", "embedded")
+
+    @pytest.mark.slow
+    def test_a_model_that_is_neither_here_nor_on_the_hub(self, tmp_path: Path) -> None:
+        """In a process of its own, as the hub's address is read on import; nobody listens at this one."""
+        done = subprocess.run(
+            [sys.executable, "-m", "moe_train", "run", "model=runs/modle"],
+            cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60,
+            env=os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"},
+        )  # fmt: skip
+        assert done.returncode == 2
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("error: model runs/modle: no such folder, and the hub cannot be asked")
+        assert not list(tmp_path.iterdir())
+
+    def test_a_missing_deepspeed_file_is_found_before_anything_is_loaded(self, call: Any) -> None:
+        refused(call("run", "training.deepspeed=none.json"), "training.deepspeed: none.json: no such file")
 
     def test_a_folder_that_is_no_model(self, call: Any, tmp_path: Path) -> None:
         (tmp_path / "empty").mkdir()

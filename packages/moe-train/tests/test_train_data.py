@@ -101,6 +101,11 @@ class TestLoading:
         assert "bad.jsonl:2: " in str(error.value)
         assert said in str(error.value)
 
+    def test_a_byte_order_mark_is_no_error(self, tmp_path: Path) -> None:
+        path = tmp_path / "d.jsonl"
+        path.write_text('{"prompt": "p", "completion": "c"}\r\n', encoding="utf-8-sig")
+        assert load_records(path)[0].prompt[0]["content"] == "p"
+
     def test_files_that_cannot_be_read(self, tmp_path: Path) -> None:
         (tmp_path / "latin").write_bytes('{"prompt": "é"}'.encode("latin-1"))
         for path, said in [
@@ -174,6 +179,16 @@ class TestTokenising:
         assert (len(samples), dropped) == (1, 1)
         with pytest.raises(TrainError, match="all 1 samples are over"):
             tokenise([long], tokenizer, max_length=20, too_long="drop")
+
+    def test_a_template_that_refuses_the_turns_is_one_line(self) -> None:
+        strict = AutoTokenizer.from_pretrained(embedded_path())
+        strict.chat_template = (  # as Mixtral's own
+            "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+            "{{ raise_exception('Roles must alternate') }}{% endif %}{{ m['content'] }}{% endfor %}"
+        )
+        turns = ({"role": "system", "content": "s"}, {"role": "user", "content": "u"})
+        with pytest.raises(TrainError, match=r"data f:3: .* refuses the turns system, user \(Roles must alternate\)"):
+            tokenise([Record(prompt=turns, completion="c", task="", source="f:3")], strict, max_length=50)
 
     def test_a_template_that_rewrites_the_prompt_is_refused(self) -> None:
         odd = AutoTokenizer.from_pretrained(embedded_path())

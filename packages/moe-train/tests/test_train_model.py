@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from moe_train import TrainError
-from moe_train.model import choose_device, choose_dtype, embedded_path, load_model, model_config, resolve_model
+from moe_train.model import choose_device, choose_dtype, embedded_path, load_model, resolve_model
 
 CPU = torch.device("cpu")
 
@@ -41,7 +42,14 @@ def test_names_that_are_no_model(tmp_path: Path) -> None:
         with pytest.raises(TrainError, match=said) as error:
             resolve_model(name)
         assert name in str(error.value)
-    assert resolve_model("owner/name") == "owner/name"
+    with pytest.raises(TrainError, match=r"or `embedded`"):
+        resolve_model("embeded")
+
+
+def without_a_router(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    del tensors[next(name for name in tensors if name.endswith("gate.weight"))]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def test_folders_that_are_broken(tiny_model: Path, tmp_path: Path) -> None:
@@ -49,6 +57,7 @@ def test_folders_that_are_broken(tiny_model: Path, tmp_path: Path) -> None:
         ("json", lambda f: (f / "config.json").write_text("{"), "config.json"),
         ("type", lambda f: (f / "config.json").write_text('{"model_type": "no_such"}'), "cannot load"),
         ("weights", lambda f: (f / "model.safetensors").unlink(), "weights|safetensors"),
+        ("layer", without_a_router, "1 of its weights are not in the checkpoint .* would be random"),
         ("tokenizer", lambda f: [(f / n).unlink() for n in ("tokenizer.json", "tokenizer_config.json")], "tokenizer"),
     ]:
         folder = tmp_path / name
@@ -61,7 +70,7 @@ def test_folders_that_are_broken(tiny_model: Path, tmp_path: Path) -> None:
 
 def dense(folder: Path, tiny_model: Path) -> Path:
     shutil.copytree(tiny_model, folder)
-    vocabulary = model_config(str(tiny_model))["vocab_size"]
+    vocabulary = json.loads((tiny_model / "config.json").read_text())["vocab_size"]
     config = LlamaConfig(
         vocab_size=vocabulary, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
     )

@@ -22,7 +22,7 @@ import torch
 import yaml
 from peft import PeftModel
 from rich.console import Console
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from moe_router import RoutingTrace
@@ -67,7 +67,7 @@ class TestFinished:
         run = finished[0].run
         found = {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()}
         promised = {
-            "config.yaml", "data.json", "environment.json", "plan.json", "proof.json", "receipt.json", "memory.jsonl",
+            "config.yaml", "data.json", "model.json", "environment.json", "plan.json", "proof.json", "receipt.json", "memory.jsonl",
             "metrics.jsonl", "stages.json", "result.json", "report.html", "routing/base.trace", "routing/tuned.trace",
             "eval/losses-base.json", "eval/losses-tuned.json", "eval/base/samples.jsonl", "eval/tuned/samples.jsonl",
             "adapter/adapter_model.safetensors", "adapter/adapter_config.json", "checkpoints/step-8/trainable.safetensors",
@@ -205,6 +205,20 @@ class TestOwnData:
         with sums.open("a") as file:
             file.write(json.dumps({"prompt": "new", "completion": "n"}) + "\n")
         with pytest.raises(TrainError, match="has changed since it started"):
+            resume(outcome.run, screen()[0])
+
+    def test_a_changed_model_is_not_resumed(
+        self, config_for: Callable[..., RunConfig], tiny_model: Path, tmp_path: Path
+    ) -> None:
+        folder = tmp_path / "mine"
+        shutil.copytree(tiny_model, folder)
+        outcome = start(config_for("training.steps=2", f"model={folder}"), screen()[0])
+        assert resume(outcome.run, screen()[0]).losses == outcome.losses
+        tensors = load_file(folder / "model.safetensors")
+        name = next(name for name in tensors if name.endswith("norm.weight"))
+        tensors[name][3] += 1e-3
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(TrainError, match=r"the model .*mine.* has changed since it started"):
             resume(outcome.run, screen()[0])
 
     def test_an_unfinished_run_is_not_concluded(self, config_for: Callable[..., RunConfig]) -> None:

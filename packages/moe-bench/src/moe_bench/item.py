@@ -48,7 +48,8 @@ def load_items(path: Path) -> list[Item]:
         raise BenchError(f"items {path}: no such file")
     items: dict[str, Item] = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines(): a JSON text may hold U+2028 and its like. Some editors begin a file with a byte-order mark.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError:
         raise BenchError(f"items {path}: not UTF-8 text; convert it") from None
     for number, line in enumerate(lines, start=1):

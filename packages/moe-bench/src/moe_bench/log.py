@@ -11,7 +11,8 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -80,15 +81,30 @@ def open_run(folder: Path, header: dict[str, Any]) -> set[str]:
     else:
         if (folder / "samples.jsonl").exists():
             raise BenchError(f"run {folder}: has samples but no run.json; choose another folder")
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / ".run.json.tmp"
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(header, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with _written(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            temporary = folder / ".run.json.tmp"
+            try:
+                with temporary.open("w", encoding="utf-8") as file:
+                    json.dump(header, file, indent=1)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
     _drop_torn_line(folder / "samples.jsonl")
     return {sample["id"] for sample in read_samples(folder)}
+
+
+@contextmanager
+def _written(folder: Path) -> Iterator[None]:
+    """Say in one line that a run cannot be written; what was there stays."""
+    try:
+        yield
+    except OSError as error:
+        raise BenchError(
+            f"run {folder}: cannot be written ({error.strerror}); mend that, and the same command goes on where it was"
+        ) from error
 
 
 def _drop_torn_line(path: Path) -> None:
@@ -105,7 +121,7 @@ def _drop_torn_line(path: Path) -> None:
 def append_samples(folder: Path, samples: Iterable[dict[str, Any]]) -> None:
     """Add lines to samples.jsonl and put them on the disk."""
     data = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples).encode()
-    with (folder / "samples.jsonl").open("ab") as file:
+    with _written(folder), (folder / "samples.jsonl").open("ab") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

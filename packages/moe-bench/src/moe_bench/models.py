@@ -56,24 +56,15 @@ class HFModel:
         """Load a model folder or hub id, with a PEFT adapter on it where given; bfloat16 on a GPU, float32 on a CPU.
 
         Raises:
-            BenchError: when transformers or peft cannot load it.
+            BenchError: when it cannot be loaded whole; see `moe_bench.pretrained`.
         """
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        from moe_bench.pretrained import load_pretrained
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
-        if not Path(path).is_dir() and (str(path).startswith((".", "/", "~")) or str(path).count("/") != 1):
-            raise BenchError(
-                f"model {path}: no such folder; give a folder with a config.json, or a hub id (owner/name)"
-            )
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(path)
-            model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
-        except (OSError, ValueError, KeyError) as error:
-            raise BenchError(
-                f"model {path}: transformers cannot load it: {' '.join(str(error).split())[:300]}"
-            ) from None
+        model, tokenizer = load_pretrained(path, dtype=dtype)
         if adapter is not None:
             if not (Path(adapter) / "adapter_config.json").is_file():
                 raise BenchError(f"adapter {adapter}: no adapter_config.json in it, so it is not a PEFT adapter")

@@ -168,6 +168,7 @@ def _quiet_libraries() -> None:
     """Keep the progress bars and advice of the libraries off the screen; errors still show."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # it tells of every attempt to reach the hub
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # torch's profiler, which measures one step, writes its start and stop to the screen.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")

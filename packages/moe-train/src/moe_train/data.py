@@ -84,7 +84,7 @@ def load_records(path: Path, *, system: str | None = None) -> list[Record]:
         raise TrainError(f"data {path}: no such file")
     records = []
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:  # some editors begin a file with a byte-order mark
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     records.append(_record(_object(line, f"{path}:{number}"), f"{path}:{number}", system))
@@ -230,12 +230,8 @@ def _tokenise_one(record: Record, tokenizer: PreTrainedTokenizerBase) -> Sample:
         end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         return Sample([*prompt, *completion, *end], len(prompt), record)
     turns = list(record.prompt)
-    prompt_text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    whole_text = tokenizer.apply_chat_template(
-        [*turns, {"role": "assistant", "content": record.completion}], tokenize=False
-    )
-    assert isinstance(prompt_text, str)
-    assert isinstance(whole_text, str)
+    prompt_text = _written(turns, record, tokenizer, add_generation_prompt=True)
+    whole_text = _written([*turns, {"role": "assistant", "content": record.completion}], record, tokenizer)
     if not whole_text.startswith(prompt_text):
         raise TrainError(
             f"data {record.source}: the chat template writes the prompt differently when an answer follows, so the completion "
@@ -245,6 +241,24 @@ def _tokenise_one(record: Record, tokenizer: PreTrainedTokenizerBase) -> Sample:
     prompt = tokenizer(prompt_text, add_special_tokens=False)["input_ids"]
     completion = tokenizer(whole_text[len(prompt_text) :], add_special_tokens=False)["input_ids"]
     return Sample([*prompt, *completion], len(prompt), record)
+
+
+def _written(
+    turns: list[Message], record: Record, tokenizer: PreTrainedTokenizerBase, *, add_generation_prompt: bool = False
+) -> str:
+    """The turns as the model's chat template writes them; Mixtral's, for one, refuses turns that do not alternate."""
+    from jinja2 import TemplateError
+
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt)
+    except TemplateError as error:
+        roles = ", ".join(turn["role"] for turn in turns)
+        raise TrainError(
+            f"data {record.source}: the model's chat template refuses the turns {roles} ({' '.join(str(error).split())}); "
+            "change the record, or the template"
+        ) from None
+    assert isinstance(text, str)
+    return text
 
 
 class Batch(NamedTuple):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -113,6 +114,7 @@ class DeepSpeedEngine:
     def __init__(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, training: TrainingConfig, path: Path
     ) -> None:
+        check_deepspeed(path)
         values = read_deepspeed_config(path)
         deepspeed = _import_deepspeed()
         values |= {
@@ -170,9 +172,20 @@ def read_deepspeed_config(path: Path) -> dict[str, Any]:
     return values
 
 
-def _import_deepspeed() -> Any:
+def check_deepspeed(path: Path) -> None:
+    """What is wrong with a DeepSpeed file or its installation, found before anything is loaded or written.
+
+    Raises:
+        TrainError: as `read_deepspeed_config`, when DeepSpeed is not installed, and when several processes were started.
+    """
+    read_deepspeed_config(path)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise TrainError("training.deepspeed: several processes were started; this trains on one device, start one")
+    if find_spec("deepspeed") is None:
+        raise TrainError("training.deepspeed: DeepSpeed is not installed; pip install 'moe-train[deepspeed]'")
+
+
+def _import_deepspeed() -> Any:
     # A process without a launcher is the only one of its group.
     for name, value in {
         "RANK": "0",
@@ -186,8 +199,6 @@ def _import_deepspeed() -> Any:
 
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    try:
-        import deepspeed  # prints on import: only where it is asked for
-    except ImportError:
-        raise TrainError("training.deepspeed: DeepSpeed is not installed; pip install 'moe-train[deepspeed]'") from None
+    import deepspeed  # prints on import: only where it is asked for
+
     return deepspeed

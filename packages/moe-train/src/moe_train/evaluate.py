@@ -100,19 +100,28 @@ def answer_items(
     label: str,
     progress: Callable[[int, int], None],
 ) -> None:
-    """Generate and score an answer to every item, into a run folder of moe-bench; a stopped one goes on where it was."""
-    from moe_bench import run_items
+    """Generate and score an answer to every item, into a run folder of moe-bench; a stopped one goes on where it was.
+
+    Raises:
+        TrainError: when the answers of a stopped run were given under other settings, or cannot be written.
+    """
+    from moe_bench import BenchError, run_items
     from moe_bench.models import HFModel
 
     generator = HFModel(model, loaded.tokenizer, batch_size=config.batch_size, max_new_tokens=config.max_new_tokens)
-    run_items(
-        generator,
-        items,
-        out,
-        suite="moe-train",
-        model_name=f"{loaded.name} ({label})",
-        progress=progress,
-    )
+    try:
+        run_items(
+            generator,
+            items,
+            out,
+            suite="moe-train",
+            model_name=f"{loaded.name} ({label})",
+            progress=progress,
+        )
+    except BenchError as error:
+        if isinstance(error.__cause__, OSError):
+            raise  # `disk_errors` says how to go on with the whole run
+        raise TrainError(str(error)) from None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from moe_train.errors import TrainError
 
@@ -40,36 +39,18 @@ def resolve_model(name: str) -> str:
     """The folder or hub id behind a `model=` value.
 
     Raises:
-        TrainError: for a folder that is not there or holds no model, or a name that can be neither a folder nor a hub id.
+        TrainError: for a folder that is not there or holds no model, or a name that is neither a folder nor on the hub.
     """
     if name == EMBEDDED:
         return str(embedded_path())
-    path = Path(name).expanduser()
-    if path.is_dir():
-        _check_folder(path)
-        return str(path)
-    if path.exists():
-        raise TrainError(f"model {name}: is a file; name the folder that holds it")
-    looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1
-    if looks_local:
-        raise TrainError(
-            f"model {name}: no such folder; give a folder with a config.json, a hub id (owner/name) or `embedded`"
-        )
-    return name
+    from moe_bench import BenchError
+    from moe_bench.pretrained import resolve_model as resolve
 
-
-def _check_folder(path: Path) -> None:
-    config = path / "config.json"
-    if not config.is_file():
-        raise TrainError(f"model {path}: no config.json in it, so it is not a model folder")
     try:
-        values = json.loads(config.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise TrainError(f"model {path}: config.json is not JSON; download it again") from None
-    if not isinstance(values, dict) or "model_type" not in values:
-        raise TrainError(f"model {path}: config.json names no model_type, so its architecture is unknown")
-    if not any(path.glob("*.safetensors")) and not any(path.glob("pytorch_model*.bin")):
-        raise TrainError(f"model {path}: no weights (*.safetensors) in it; finish the download")
+        return resolve(name)
+    except BenchError as error:
+        ours = "" if "/" in name else f", or `{EMBEDDED}`"
+        raise TrainError(f"{error}{ours}") from None
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -100,20 +81,18 @@ def load_model(
     """Load model and tokenizer, and find the MoE layers.
 
     Raises:
-        TrainError: an unknown model, one whose architecture transformers does not know, one without a tokenizer, or one in
+        TrainError: an unknown model, one that transformers cannot load whole, one without a tokenizer, or one in
             which no MoE layer is found while `allow_standard_training` is off (with the diagnosis).
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
+    from moe_bench import BenchError
+    from moe_bench.pretrained import load_pretrained
     from moe_router import RouterError, diagnose, find_moe_layers
 
     path = resolve_model(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = " ".join(str(error).split())
-        raise TrainError(f"model {name}: transformers cannot load it: {reason[:300]}") from None
+        model, tokenizer = load_pretrained(path, dtype=dtype)
+    except BenchError as error:
+        raise TrainError(str(error)) from None
     try:
         layers = find_moe_layers(model)
     except RouterError as error:
@@ -134,18 +113,3 @@ def load_model(
     return LoadedModel(
         model=model.to(device), tokenizer=tokenizer, name=name, path=path, moe_layers=len(layers), pad_id=pad_id
     )
-
-
-def model_config(name: str) -> dict[str, Any]:
-    """The model's config.json as plain values, without loading weights; for a hub id transformers fetches it."""
-    path = Path(resolve_model(name)) / "config.json"
-    if path.is_file():
-        loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return loaded
-    from transformers import AutoConfig
-
-    try:
-        fetched: dict[str, Any] = AutoConfig.from_pretrained(name).to_dict()
-    except (OSError, ValueError) as error:
-        raise TrainError(f"model {name}: its config cannot be fetched: {' '.join(str(error).split())[:300]}") from None
-    return fetched

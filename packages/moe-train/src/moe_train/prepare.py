@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from moe_train import __version__
 from moe_train.data import Record, Sample, Split, load_records, split_records, tokenise
+from moe_train.engines import check_deepspeed
+from moe_train.errors import TrainError
 from moe_train.evaluate import check_disjoint, evaluation_items
+from moe_train.files import read_json
 from moe_train.model import LoadedModel, choose_device, choose_dtype, load_model, resolve_model
 
 if TYPE_CHECKING:
@@ -24,7 +27,10 @@ if TYPE_CHECKING:
     from moe_train.config import RunConfig
 
 DATA_SCHEMA = "moe-train/data@1"
+MODEL_SCHEMA = "moe-train/model@1"
 ENVIRONMENT_SCHEMA = "moe-train/environment@1"
+_SAMPLED = 512
+"""Values of each weight that go into the model's fingerprint."""
 _REPORTED = ("torch", "transformers", "peft", "numpy", "scipy", "moe-memprof", "moe-router", "moe-bench")
 
 
@@ -78,7 +84,6 @@ def generated_records(config: RunConfig) -> list[Record]:
     """Training records of the families in `data.tasks`."""
     from moe_bench import BenchError
     from moe_bench.tasks import make_items
-    from moe_train.errors import TrainError
 
     try:
         items = [
@@ -125,6 +130,42 @@ def prepare_data(split: Split, items: list[Item], loaded: LoadedModel, config: R
     )
 
 
+def model_account(loaded: LoadedModel) -> dict[str, Any]:
+    """Which model it is, whatever its folder is called; schema moe-train/model@1.
+
+    The fingerprint is a hash of every weight's name, shape and a sample of its values, so that another checkpoint of the same
+    architecture has another one, and a large model is not read through once more.
+    """
+    digest, count = hashlib.sha256(), 0
+    for name, parameter in loaded.model.named_parameters():
+        count += parameter.numel()
+        values = parameter.detach().reshape(-1)
+        sample = values[:: max(1, values.numel() // _SAMPLED)].float().cpu()
+        digest.update(f"{name} {tuple(parameter.shape)}".encode() + sample.numpy().tobytes())
+    return {
+        "schema": MODEL_SCHEMA,
+        "architecture": type(loaded.model).__name__,
+        "parameters": count,
+        "dtype": str(loaded.model.dtype).removeprefix("torch."),
+        "moe_layers": loaded.moe_layers,
+        "fingerprint": digest.hexdigest()[:16],
+    }
+
+
+def check_unchanged(run: Path, config: RunConfig, loaded: LoadedModel, data: Data) -> None:
+    """Refuse to go on with a run on other data or another model than it began with.
+
+    Raises:
+        TrainError: naming which of the two.
+    """
+    for file, now, what in (
+        ("data.json", data.to_dict(), config.data.path or "the data"),
+        ("model.json", model_account(loaded), f"the model {config.model}, or the dtype it is loaded in,"),
+    ):
+        if (run / file).is_file() and read_json(run / file) != now:
+            raise TrainError(f"run {run}: {what} has changed since it started; start a new run")
+
+
 def prepare(config: RunConfig) -> tuple[LoadedModel, Data]:
     """Check and load model and data; the cheap checks come first, and nothing is written.
 
@@ -132,6 +173,8 @@ def prepare(config: RunConfig) -> tuple[LoadedModel, Data]:
         TrainError: for whatever is wrong with either.
     """
     device = choose_device(config.device)
+    if config.training.deepspeed is not None:
+        check_deepspeed(Path(config.training.deepspeed))
     resolve_model(config.model)
     split, items = read_data(config)
     loaded = load_model(

@@ -20,7 +20,7 @@ from moe_train.errors import TrainError
 from moe_train.evaluate import LOSS_SCHEMA, LossComparison, answer_items, compare_losses, load_losses, ready_to_generate
 from moe_train.files import disk_errors, keep_lines, read_json, read_jsonl, write_folder, write_json, write_text
 from moe_train.memory import MemoryPlan, check_fits, plan_memory, write_receipt
-from moe_train.prepare import Data, environment, prepare
+from moe_train.prepare import Data, check_unchanged, environment, model_account, prepare
 from moe_train.trainer import StepResult, Trainer, batch_gradients, record_losses, step_batch
 from moe_train.verify import Proof, prove, routed_with_loss
 
@@ -121,11 +121,7 @@ def resume(folder: Path, screen: Screen) -> Outcome:
     config = load_config(folder / "config.yaml")
     started = time.perf_counter()
     loaded, data = prepare(config)
-    before = folder / "data.json"
-    if before.is_file() and read_json(before) != data.to_dict():
-        raise TrainError(
-            f"run {folder}: {config.data.path or 'the data'} has changed since it started; start a new run"
-        )
+    check_unchanged(folder, config, loaded, data)
     layers = find_layers(loaded)
     targets = planned_targets(config, loaded, layers)
     plan = plan_memory(config, loaded, data)
@@ -169,6 +165,7 @@ def _execute(r: _Run, layers: list[MoELayer], targets: Targets | None, plan: Mem
     device = str(r.loaded.model.device.type)
     write_json(run / "environment.json", environment(device, run))
     write_json(run / "data.json", data.to_dict())
+    write_json(run / "model.json", model_account(r.loaded))
     write_json(run / "plan.json", plan.to_dict())
     screen.header(read_json(run / "environment.json"), read_json(run / "data.json"), run)
     screen.plan(plan)
