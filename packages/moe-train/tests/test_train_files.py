@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import errno
 import json
+import resource
 from pathlib import Path
 
 import pytest
+import torch
 
 from moe_train import TrainError
 from moe_train.files import (
@@ -15,6 +17,7 @@ from moe_train.files import (
     read_jsonl,
     write_folder,
     write_json,
+    write_tensors,
     write_text,
 )
 
@@ -82,6 +85,22 @@ def test_disk_errors_are_told_from_bugs(tmp_path: Path) -> None:
     # torch and safetensors wrap the cause in errors of their own.
     with pytest.raises(TrainError, match="no space left"), disk_errors(tmp_path):
         raise RuntimeError("I/O error: No space left on device (os error 28)")
+
+
+@pytest.mark.parametrize("room", [0, 3_000, 50_000, 100_400])
+def test_tensors_that_find_no_room(tmp_path: Path, room: int) -> None:
+    """No file may grow past `room`: wherever in the file that is, it is said as what it is, and nothing of it stays."""
+    values = {"a": [torch.zeros(25_000)], "b": 1}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        with pytest.raises(TrainError, match="no space left"):
+            write_folder(tmp_path / "step-1", lambda path: write_tensors(path / "optimizer.pt", values))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert names(tmp_path) == []
+    write_folder(tmp_path / "step-1", lambda path: write_tensors(path / "optimizer.pt", values))
+    assert torch.equal(torch.load(tmp_path / "step-1" / "optimizer.pt")["a"][0], values["a"][0])
 
 
 def test_reading_what_is_not_there(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe_train.errors import TrainError
-from moe_train.files import read_json, write_folder, write_json
+from moe_train.files import read_json, write_folder, write_json, write_tensors
 
 if TYPE_CHECKING:
     from torch import nn
@@ -62,7 +62,7 @@ def save_checkpoint(
             "rng": torch.get_rng_state(),
             "rng_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
-        torch.save(state, path / "state.pt")
+        write_tensors(path / "state.pt", state)
         write_json(path / "progress.json", {"schema": SCHEMA, **vars(progress)})
 
     target = folder / f"step-{progress.step}"

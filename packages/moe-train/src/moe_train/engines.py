@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from moe_train.errors import TrainError
+from moe_train.files import write_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -94,9 +95,7 @@ class TorchEngine:
 
     def save(self, folder: Path) -> None:
         """`optimizer.pt`: the state dict."""
-        import torch
-
-        torch.save(self.optimizer.state_dict(), folder / "optimizer.pt")
+        write_tensors(folder / "optimizer.pt", self.optimizer.state_dict())
 
     def load(self, folder: Path) -> None:
         """Read `optimizer.pt`."""

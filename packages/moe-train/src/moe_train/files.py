@@ -99,6 +99,14 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def write_tensors(path: Path, values: Any) -> None:
+    """`torch.save`, through a file of Python's: torch's own says of a full disk only that a position is unexpected."""
+    import torch
+
+    with path.open("wb") as file:
+        torch.save(values, file)
+
+
 def append_line(path: Path, values: Mapping[str, Any]) -> None:
     """Add one JSON object as a line and flush it to the system."""
     with disk_errors(path), path.open("a", encoding="utf-8") as file:

@@ -101,9 +101,9 @@ def start(config: RunConfig, screen: Screen) -> Outcome:
         folder.mkdir(parents=True)
     try:
         write_text(folder / "config.yaml", dump_config(config.model_copy(update={"name": folder.name})))
-    except TrainError:
+    except TrainError as error:
         folder.rmdir()  # nothing half-written: a run without its configuration could not be resumed
-        raise
+        raise TrainError(f"{str(error).partition('; ')[0]}; nothing was begun") from None
     r = _Run(config, folder, loaded, data, screen)
     r.stages["prepare"] += time.perf_counter() - started
     with _stoppable(folder, screen):
