@@ -100,6 +100,8 @@ class Experts:
     bias: bool = False
     shared_intermediate: int = 0
     """Width of all shared experts together; 0 for none."""
+    identities: int = 0
+    """Experts beyond `count` that the router may choose and that compute nothing (longcat_flash)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,6 +138,8 @@ class Model:
     def active_parameters(self) -> int:
         """Weights that one token passes through: of a layer's routed experts, top-k of E; embedding table and head counted whole.
 
+        Where some experts are identities it is the average over a balanced routing.
+
         Towers for other modalities are counted whole; subtract them where a text token's figure is wanted.
         """
         idle = 0
@@ -143,7 +147,8 @@ class Model:
             if tensor.role == "routed expert" and tensor.layer is not None:
                 feed_forward = self.layers[tensor.layer].feed_forward
                 if isinstance(feed_forward, Experts):
-                    idle += tensor.elements - tensor.elements * feed_forward.top_k // feed_forward.count
+                    choices = feed_forward.count + feed_forward.identities
+                    idle += tensor.elements - tensor.elements * feed_forward.top_k // choices
         return self.parameters - idle
 
     def by_role(self) -> dict[Role, int]:
