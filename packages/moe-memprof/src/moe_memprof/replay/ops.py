@@ -1,0 +1,212 @@
+"""The operations that transformers' layers are made of, with what each allocates and saves.
+
+A formula's inputs stay alive until all its gradients are made, so the comments name only what is not plain from the code.
+"""
+
+from __future__ import annotations
+
+from moe_memprof.replay.engine import F32, INDEX, Grads, Memory, Tensor, fresh, record
+
+Saved = list[Tensor]
+
+
+def promoted(m: Memory, *operands: Tensor) -> list[tuple[int, int]]:
+    """On a CPU an operand in the narrower dtype is cast into a temporary first; a GPU's kernels cast as they read."""
+    width = max(x.width for x in operands)
+    narrow = max((x.elements for x in operands if x.width < width), default=0)
+    return [(narrow, width)] if narrow and m.device == "cpu" else []
+
+
+def mul(m: Memory, a: Tensor, b: Tensor) -> Tensor:
+    """A · b, broadcast; each is saved where the other's gradient needs it."""
+    elements, width = max(a.elements, b.elements), max(a.width, b.width)
+    saved = [x.alias() for x, other in ((a, b), (b, a)) if other.needs_grad]
+    wanted = (a.needs_grad, b.needs_grad)
+
+    def back(_grads: list[Tensor | None], _saved: Saved) -> Grads:
+        found: Grads = []
+        for wants, other in zip(reversed(wanted), reversed(others), strict=True):
+            temporary = fresh(m, other, width) if wants and other and m.device == "cpu" else None
+            found.append(fresh(m, elements, width) if wants else None)
+            del temporary
+        return found[::-1]
+
+    # The second operand's gradient is made first. A gradient is the wide one times the other operand, which is cast where it is narrower.
+    others = [x.elements if x.width < width else 0 for x in (b, a)]
+    return record(m, (elements, width), [a, b], back, saved, scratch=promoted(m, a, b))
+
+
+def scale(m: Memory, x: Tensor, *, width: int | None = None) -> Tensor:
+    """X times a number."""
+    return unary(m, x, width=width)
+
+
+def unary(m: Memory, x: Tensor, *, width: int | None = None, save: str = "", scratch: int = 0) -> Tensor:
+    """An elementwise function; `save` is `in`, `out` or nothing, `scratch` the intermediates of its gradient, in tensors of its size."""
+    out_elements, out_width = x.elements, width or x.width
+
+    def back(_grads: list[Tensor | None], _saved: Saved) -> Grads:
+        kept = [fresh(m, out_elements, out_width) for _ in range(scratch)]
+        found = fresh(m, out_elements, out_width)
+        del kept
+        return [found]
+
+    saved = [x.alias()] if save == "in" else []
+    return record(m, (out_elements, out_width), [x], back, saved, save_output=save == "out")
+
+
+def cast(m: Memory, x: Tensor, width: int) -> Tensor:
+    """X in another dtype; itself where it has that one already."""
+    if x.width == width:
+        return x
+
+    def back(grads: list[Tensor | None], _saved: Saved) -> Grads:
+        grad = grads[0]
+        assert grad is not None
+        return [grad.alias()]  # cast back by the engine, to what it belongs to
+
+    return record(m, (x.elements, width), [x], back)
+
+
+def add(m: Memory, a: Tensor, b: Tensor) -> Tensor:
+    """A + b of one size; the gradient is handed to both."""
+    width = max(a.width, b.width)
+
+    def back(grads: list[Tensor | None], _saved: Saved) -> Grads:
+        grad = grads[0]
+        assert grad is not None
+        return [grad.alias() if x else None for x in wanted]
+
+    wanted = (a.needs_grad, b.needs_grad)
+    return record(m, (a.elements, width), [a, b], back, scratch=promoted(m, a, b))
+
+
+def copied_back(m: Memory, x: Tensor) -> Tensor:
+    """A transposed view whose gradient is made contiguous before it goes on."""
+
+    def back(grads: list[Tensor | None], _saved: Saved) -> Grads:
+        grad = grads[0]
+        assert grad is not None
+        return [fresh(m, grad.elements, grad.width)]
+
+    return record(m, x.alias(), [x], back)
+
+
+def matmul(m: Memory, x: Tensor, w: Tensor, rows: int, *, width: int | None = None) -> Tensor:
+    """X [rows, in] times a weight; x is saved for the weight's gradient, the weight for x's."""
+    columns = w.elements // (x.elements // rows)
+    saved = ([x.alias()] if w.needs_grad else []) + ([w.alias()] if x.needs_grad else [])
+    wanted = (x.needs_grad, w.needs_grad)
+    sizes = (x.elements, w.elements)
+
+    def back(_grads: list[Tensor | None], _saved: Saved) -> Grads:
+        for_w = fresh(m, sizes[1], w_width) if wanted[1] else None
+        return [fresh(m, sizes[0], x_width) if wanted[0] else None, for_w]
+
+    x_width, w_width = x.width, w.width
+    return record(m, (rows * columns, width or x.width), [x, w], back, saved)
+
+
+def grouped_matmul(m: Memory, x: Tensor, w: Tensor, rows: int, columns: int) -> Tensor:
+    """Rows sorted by expert times the experts' weights [E, in, out] at once."""
+    saved = ([x.alias()] if w.needs_grad else []) + ([w.alias()] if x.needs_grad else [])
+    wanted = (x.needs_grad, w.needs_grad)
+    sizes, widths = (x.elements, w.elements), (x.width, w.width)
+
+    def back(_grads: list[Tensor | None], _saved: Saved) -> Grads:
+        for_w = fresh(m, sizes[1], widths[1]) if wanted[1] else None
+        return [fresh(m, sizes[0], widths[0]) if wanted[0] else None, for_w]
+
+    return record(m, (rows * columns, x.width), [x, w], back, saved)
+
+
+def gather(m: Memory, x: Tensor, index: Tensor, elements: int) -> Tensor:
+    """Rows of x by index; the gradient starts from zeros of x's size."""
+
+    def back(_grads: list[Tensor | None], _saved: Saved) -> Grads:
+        return [fresh(m, size, width)]
+
+    size, width = x.elements, x.width
+    return record(m, (elements, width), [x], back, [index.alias()])
+
+
+def softmax(m: Memory, x: Tensor) -> Tensor:
+    """In fp32; its output is saved."""
+    return unary(m, x, save="out")
+
+
+def topk(m: Memory, x: Tensor, elements: int) -> tuple[Tensor, Tensor]:
+    """The largest values and their indices, which are saved; the gradient starts from zeros of x's size."""
+    indices = fresh(m, elements, INDEX)
+    return gather(m, x, indices, elements), indices
+
+
+def reduce_sum(m: Memory, x: Tensor, elements: int) -> Tensor:
+    """A sum over one dimension; the gradient is expanded, and copied where the next operation needs it contiguous."""
+
+    def back(_grads: list[Tensor | None], _saved: Saved) -> Grads:
+        return [fresh(m, size, width)]
+
+    size, width = x.elements, x.width
+    return record(m, (elements, width), [x], back)
+
+
+def gated(m: Memory, x: Tensor) -> Tensor:
+    """act(gate) · up of x = gate | up. Both halves and act(gate) are saved; their gradients are put together in one tensor."""
+    half, width = x.elements // 2, x.width
+    activated = fresh(m, half, width)
+
+    def back(grads: list[Tensor | None], saved: Saved) -> Grads:
+        for_activated, for_up = fresh(m, half, width), fresh(m, half, width)
+        grads.clear()
+        del saved[1]
+        for_gate = fresh(m, half, width)
+        del for_activated
+        saved.clear()
+        joined = fresh(m, 2 * half, width)
+        del for_gate, for_up
+        return [joined]
+
+    return record(m, (half, width), [x], back, [x.alias(), activated])
+
+
+def rotate(m: Memory, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding: x · cos + rotate_half(x) · sin."""
+    with_cos = mul(m, x, cos)
+    turned = _rotated_half(m, x)
+    with_sin = mul(m, turned, sin)
+    del turned
+    return add(m, with_cos, with_sin)
+
+
+def _rotated_half(m: Memory, x: Tensor) -> Tensor:
+    """(-x2, x1); each half's gradient is spread into zeros of x's size."""
+    size, width = x.elements, x.width
+
+    def back(_grads: list[Tensor | None], _saved: Saved) -> Grads:
+        first = fresh(m, size // 2, width)
+        second = fresh(m, size, width)
+        del first
+        third = fresh(m, size, width)
+        del second
+        return [third]
+
+    return record(m, (size, width), [x], back, scratch=[(size // 2, width)])
+
+
+def attend(
+    m: Memory, q: Tensor, k: Tensor, v: Tensor, *, heads_tokens: int, out_elements: int, scratch: int = 0
+) -> Tensor:
+    """A fused attention kernel: keeps its inputs, its output and a log-sum-exp per head and token; gradients of all three at once."""
+    statistics = fresh(m, heads_tokens, F32)
+    sizes, width = (q.elements, k.elements, v.elements), q.width
+
+    def back(_grads: list[Tensor | None], _saved: Saved) -> Grads:
+        working = fresh(m, scratch, 1)
+        found: Grads = [fresh(m, n, width) for n in sizes]
+        del working
+        return found
+
+    return record(
+        m, (out_elements, width), [q, k, v], back, [q.alias(), k.alias(), v.alias(), statistics], save_output=True
+    )
