@@ -6,12 +6,19 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from moe_memprof.errors import MemprofError
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes per element of the dtypes of base weights."""
+
+Method = Literal["full", "lora", "qlora"]
+Optimizer = Literal[
+    "adamw", "adamw_fused", "adamw_8bit", "paged_adamw_8bit", "paged_adamw", "adafactor", "sgd", "sgd_momentum", "lion", "lion_8bit"
+]  # fmt: skip
+Checkpointing = Literal["none", "non-reentrant", "reentrant"]
+Loss = Literal["completion", "stock", "chunked"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,27 +27,56 @@ class RunSpec:
 
     config: Mapping[str, Any]
     """The model's config.json."""
-    method: Literal["full", "lora"] = "lora"
+    method: Method = "lora"
+    """qlora is lora on a quantised base."""
     dtype: str = "float32"
     """Of the base weights and activations; adapters, gradients of adapters and optimizer states are float32."""
+    device: Literal["cuda", "cpu"] = "cuda"
+    """Kernels differ: on a CPU, operands of mixed precision are cast into temporaries."""
+
+    bits: Literal[4, 8] = 4
+    """Of the quantised weights (qlora)."""
+    double_quant: bool = False
+    """Quantise the scales of 4-bit blocks too (qlora)."""
+    quantise_experts: bool = False
+    """Whether fused experts are quantised (qlora): moe-train does it, bitsandbytes in transformers 5 leaves them in `dtype`."""
+    kbit_prepare: bool = False
+    """PEFT's prepare_model_for_kbit_training, which casts what is not quantised to float32 (qlora)."""
+
     lora_rank: int = 8
     lora_attention: bool = True
     lora_experts: bool = True
-    """Adapt the fused expert weights through PEFT's target_parameters, which builds W + ΔW for every layer."""
+    """Adapt the fused expert weights."""
+    expert_lora: Literal["peft", "grouped"] = "peft"
+    """peft: target_parameters, which builds W + ΔW for every layer; grouped: low-rank products for the rows of each expert."""
+    master_weights: bool = False
+    """A float32 copy of every trainable 16-bit weight beside it (full)."""
+
     sequences: int = 1
     """Sequences in one forward pass (the micro-batch, not the batch)."""
     length: int = 2048
     """Padded length of a sequence in tokens."""
+    accumulation: int = 1
+    """Micro-batches in one optimizer step: from the second one on all gradients are there from the start."""
+    padded: bool = False
+    """Rows of different lengths: a mask is built, and keys and values are repeated to all heads."""
+    loss: Loss = "completion"
+    """completion: logits of all positions, the wanted ones upcast; stock: transformers' own, all upcast; chunked: never all at once."""
     loss_share: float = 1.0
-    """Share of the positions on which a loss is taken; only their logits are upcast."""
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    checkpointing: bool = False
+    """Share of the positions on which a loss is taken (completion and chunked)."""
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    experts: Literal["grouped_mm", "eager", "batched_mm"] = "grouped_mm"
+    """transformers' experts_implementation."""
+    optimizer: Optimizer = "adamw"
+    checkpointing: Checkpointing | bool = "none"
+    """Keep a layer's input alone and run it again in the backward pass; True is non-reentrant."""
+
     eval_sequences: int = 1
     """Sequences generated together in evaluation."""
     eval_length: int = 512
     """Longest prompt and answer together."""
     baseline: int | None = None
-    """Bytes that the process takes before the model: Python, torch and libraries. None leaves it out of the sums."""
+    """Bytes that the process takes before the model: Python, torch and libraries, or the CUDA context. None leaves it out of the sums."""
 
     def __post_init__(self) -> None:
         """Check the numbers.
@@ -48,15 +84,30 @@ class RunSpec:
         Raises:
             MemprofError: naming the field, the rule and the value.
         """
-        for name in ("lora_rank", "sequences", "length", "eval_sequences", "eval_length"):
+        for name in ("lora_rank", "sequences", "length", "accumulation", "eval_sequences", "eval_length"):
             if getattr(self, name) < 1:
                 raise MemprofError(f"{name}: must be at least 1, got {getattr(self, name)}")
         if self.dtype not in BYTES:
             raise MemprofError(f"dtype: {self.dtype!r} is not one of {', '.join(BYTES)}")
+        for name, values in (("method", Method), ("optimizer", Optimizer), ("loss", Loss)):
+            if getattr(self, name) not in get_args(values):
+                raise MemprofError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(get_args(values))}")
+        if isinstance(self.checkpointing, bool):
+            object.__setattr__(self, "checkpointing", "non-reentrant" if self.checkpointing else "none")
+        if self.checkpointing not in get_args(Checkpointing):
+            raise MemprofError(
+                f"checkpointing: {self.checkpointing!r} is not one of {', '.join(get_args(Checkpointing))}"
+            )
         if not 0 < self.loss_share <= 1:
             raise MemprofError(f"loss_share: must be above 0 and at most 1, got {self.loss_share}")
-        if self.method == "lora" and not (self.lora_attention or self.lora_experts):
+        if self.method != "full" and not (self.lora_attention or self.lora_experts):
             raise MemprofError("lora: attention and experts are both off, so nothing would train")
+        if self.method == "qlora" and self.quantise_experts and self.lora_experts and self.expert_lora == "peft":
+            raise MemprofError(
+                "expert_lora: PEFT cannot adapt packed 4-bit experts; use expert_lora=grouped, lora_experts=False, or quantise_experts=False"
+            )
+        if self.master_weights and (self.method != "full" or self.dtype == "float32"):
+            raise MemprofError("master_weights: only a full fine-tune in a 16-bit dtype keeps a float32 copy")
 
     @property
     def tokens(self) -> int:

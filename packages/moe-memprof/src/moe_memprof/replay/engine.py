@@ -39,8 +39,8 @@ class Snapshot:
 class Memory:
     """Counts live bytes by label, and remembers the highest moment since it was last asked."""
 
-    def __init__(self, *, device: str = "cuda") -> None:
-        self.device = device
+    def __init__(self, *, device: str = "cuda", accumulating: bool = False) -> None:
+        self.device, self.accumulating = device, accumulating
         self.live = 0
         self.parts: Counter[str] = Counter()
         self.label = ""
@@ -329,6 +329,8 @@ def _added(memory: Memory, held: Tensor, grad: Tensor) -> Tensor:
 
 
 def _accumulate(memory: Memory, leaf: Leaf, grad: Tensor) -> None:
+    if memory.accumulating and leaf.label == "gradients":
+        return  # added to the gradient of an earlier micro-batch, in place
     if leaf.grad is None:
         # Taken over where nothing else refers to it, else copied.
         leaf.grad = grad if _unshared(grad) else fresh(memory, grad.elements, grad.width, "gradients")
@@ -336,7 +338,7 @@ def _accumulate(memory: Memory, leaf: Leaf, grad: Tensor) -> None:
         leaf.grad.storage.relabel("gradients")
 
 
-class _Enough(Exception):
+class _EnoughError(Exception):
     """A second run has brought all that was saved."""
 
 
@@ -358,13 +360,13 @@ class Frame:
         if not after:
             if self.recomputing and self._next == self.last and saved:
                 self.places[self._next].extend(saved)
-                raise _Enough
+                raise _EnoughError
             return saved
         if self.recomputing:
             self.places[self._next].extend(saved)
             self._next += 1
             if self._next > self.last:
-                raise _Enough
+                raise _EnoughError
             return saved
         if saved:
             self.last = len(self.places)
@@ -377,12 +379,12 @@ class Frame:
             return
         self.recomputing = True
         label, memory.label = memory.label, ""
-        x = Tensor(self.x.storage, self.x.elements, self.x.width, Leaf(-1, [], _spent, [], "gradients"))
+        x = Tensor(self.x.storage, self.x.elements, self.x.width, Leaf(-1, [], _spent, [], ""))
         before, memory.frame = memory.frame, self
         try:
             with memory.grad():
                 self.layer(x)
-        except _Enough:
+        except _EnoughError:
             pass
         finally:
             memory.frame, memory.label = before, label
@@ -407,7 +409,7 @@ def reentrant_checkpoint(memory: Memory, layer: Callable[[Tensor], Tensor], x: T
     output = Tensor(output.storage, output.elements, output.width)
 
     def again(grads: list[Tensor | None], saved: list[Tensor]) -> Grads:
-        start = Leaf(order=-1, inputs=[], backward=_spent, saved=[], label=memory.label)
+        start = Leaf(order=-1, inputs=[], backward=_spent, saved=[], label="")
         (kept,) = saved
         with memory.grad():
             y = layer(Tensor(kept.storage, kept.elements, kept.width, start))

@@ -44,6 +44,7 @@ class How:
     """LoRA rank; 0 for none."""
     adapts_attention: bool = False
     adapts_experts: bool = False
+    device: Literal["cuda", "cpu"] = "cuda"
     padded: bool = False
     """A mask with padding is given, so that keys and values are repeated to all heads before the kernel."""
     attention: Literal["sdpa", "eager"] = "sdpa"
@@ -171,7 +172,6 @@ def grouped_experts(m: Memory, how: How, e: Experts, x: Tensor, weights: Tensor,
         sorted_weights = gather(m, weights, order, rows)
     with m.labelled("experts"):
         up = grouped_matmul(m, routed, materialised(m, how, e, how.hidden, inner), rows, inner)
-        del routed
         product = gated(m, up) if e.gated else unary(m, up, save="in")
         del up
         down = grouped_matmul(m, product, materialised(m, how, e, e.intermediate, how.hidden), rows, how.hidden)

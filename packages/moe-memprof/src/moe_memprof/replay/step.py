@@ -1,0 +1,228 @@
+"""One micro-batch, forward and backward: what is live at each moment, by what for.
+
+Layers of one kind are alike, so each kind is replayed once, between an embedding and a head, and the step of the whole model is put
+together from what each adds and how high it rises.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+from moe_memprof.architectures.base import Attention, Layer, Model
+from moe_memprof.replay.engine import (
+    F32,
+    Grads,
+    Memory,
+    Node,
+    Snapshot,
+    Tensor,
+    backward,
+    checkpoint,
+    fresh,
+    record,
+    reentrant_checkpoint,
+    weight,
+)
+from moe_memprof.replay.layers import How, decoder_layer, norm
+from moe_memprof.replay.ops import cast, matmul, unary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stretch:
+    """What a piece of the model does to the live bytes in one direction."""
+
+    rise: Counter[str]
+    """At its highest moment, above its start."""
+    change: Counter[str]
+    """At its end, above its start."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """A high point of the step."""
+
+    name: str
+    parts: Counter[str]
+
+    @property
+    def bytes(self) -> int:
+        """All parts together."""
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What surrounds the layers."""
+
+    loss: Literal["completion", "stock", "chunked"] = "completion"
+    wanted: int = 0
+    """Positions with a loss."""
+    checkpointing: Literal["none", "non-reentrant", "reentrant"] = "none"
+    accumulating: bool = False
+    """Gradients of an earlier micro-batch are there, and new ones are added to them."""
+
+
+class _Stretches:
+    """Cuts a replay into stretches and keeps what each did."""
+
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
+        self.done: dict[str, Stretch] = {}
+        self._name = ""
+        self._start: Snapshot = memory.now()
+
+    def begin(self, name: str) -> None:
+        """Close the stretch at hand, if any, and open another."""
+        self.end()
+        self._name, self._start = name, self.memory.now()
+        self.memory.peak()
+
+    def end(self) -> None:
+        """Close the stretch at hand."""
+        if self._name:
+            self.done[self._name] = Stretch(
+                rise=self.memory.peak().above(self._start), change=self.memory.now().above(self._start)
+            )
+        self._name = ""
+
+
+def replay(model: Model, how: How, task: Task) -> list[Moment]:
+    """The high points of one micro-batch in their order: embedding, every layer, head and loss, and back.
+
+    Model weights are in none of them; what their gradients take is.
+    """
+    # The first layer's input needs no gradient where the embedding is frozen, so it is a kind of its own.
+    others = list(dict.fromkeys(model.layers[1:]))
+    done = _replay_kinds([*model.layers[:1], *others], model, how, task)
+    order = [0, *(1 + others.index(layer) for layer in model.layers[1:])]
+    state: Counter[str] = Counter()
+    moments: list[Moment] = []
+
+    def go(name: str, key: str) -> None:
+        stretch = done[key]
+        at_peak = Counter(state)
+        at_peak.update(stretch.rise)
+        moments.append(Moment(name=name, parts=at_peak))
+        state.update(stretch.change)
+
+    go("the embedding", "forward embedding")
+    for i, kind in enumerate(order):
+        go(f"the forward pass of layer {i}", f"forward {kind}")
+    go("the forward pass of head and loss", "forward head")
+    go("the backward pass of head and loss", "backward head")
+    for i, kind in reversed(list(enumerate(order))):
+        go(f"the backward pass of layer {i}", f"backward {kind}")
+    go("the backward pass of the embedding", "backward embedding")
+    return moments
+
+
+def _replay_kinds(kinds: list[Layer], model: Model, how: How, task: Task) -> dict[str, Stretch]:
+    m = Memory(device=how.device, accumulating=task.accumulating)
+    stretches = _Stretches(m)
+    stretches.begin("forward embedding")
+    with m.labelled("positions"):
+        rotated = max((_rotated(layer) for layer in kinds), default=0)
+        cos, sin = (fresh(m, how.length * rotated, how.width) for _ in range(2))
+    x = _embed(m, how, model, grad=task.checkpointing != "none" and not how.base_trains)
+    run = {"non-reentrant": checkpoint, "reentrant": reentrant_checkpoint}.get(task.checkpointing)
+    ends: list[int] = []
+    for i, layer in enumerate(kinds):
+        ends.append(next(m.sequence))
+        stretches.begin(f"forward {i}")
+
+        def through(y: Tensor, layer: Layer = layer) -> Tensor:
+            return decoder_layer(m, how, layer, y, cos, sin)
+
+        x = through(x) if run is None else run(m, through, x)
+    ends.append(next(m.sequence))
+    stretches.begin("forward head")
+    loss = _head(m, how, model, task, x)
+    del x
+    stretches.begin("backward head")
+    at = len(kinds)
+
+    def between(node: Node) -> None:
+        nonlocal at
+        while at >= 0 and node.order < ends[at]:
+            at -= 1
+            stretches.begin(f"backward {at}" if at >= 0 else "backward embedding")
+
+    backward(m, loss, between=between)
+    del loss
+    while at >= 0:
+        at -= 1
+        stretches.begin(f"backward {at}" if at >= 0 else "backward embedding")
+    del cos, sin
+    stretches.end()
+    return stretches.done
+
+
+def _rotated(layer: Layer) -> int:
+    if not isinstance(layer.mixer, Attention):
+        return 0
+    return layer.mixer.rope_dim or layer.mixer.head_dim
+
+
+def _embed(m: Memory, how: How, model: Model, *, grad: bool) -> Tensor:
+    elements, table = how.tokens * how.hidden, model.vocabulary * how.hidden
+
+    def back(_grads: Grads, _saved: list[Tensor]) -> Grads:
+        # A model that is adapted only passes the gradient on to its inputs, for checkpointing's sake.
+        return [fresh(m, table, how.width) if how.base_trains else None]
+
+    with m.labelled("residual stream"):
+        return record(m, (elements, how.width), [weight(m, table, how.width, trains=how.base_trains or grad)], back)
+
+
+def _head(m: Memory, how: How, model: Model, task: Task, x: Tensor) -> Tensor:
+    """The last norm, logits, log-softmax in fp32 and the loss."""
+    x = norm(m, how, x, how.hidden)
+    head = weight(m, model.vocabulary * how.hidden, how.width, trains=how.base_trains)
+    if task.loss == "chunked":
+        return _chunked(m, how, model, task, x, head)
+    with m.labelled("logits"):
+        logits = matmul(m, x, head, how.tokens)
+    del x
+    with m.labelled("loss"):
+        everywhere, width = logits.elements, logits.width
+        if task.loss == "stock":
+            wanted = cast(m, logits, F32)
+        else:
+
+            def spread(_grads: Grads, _saved: list[Tensor]) -> Grads:
+                return [fresh(m, everywhere, width)]
+
+            # Selecting rows copies them; upcasting copies them again where logits are in 16 bits.
+            rows = task.wanted * model.vocabulary
+            wanted = cast(m, record(m, (rows, width), [logits], spread), F32)
+        del logits
+        likelihoods = unary(m, wanted, save="out")
+        size = wanted.elements
+        del wanted
+        return record(m, (1, F32), [likelihoods], lambda _g, _s: [fresh(m, size, F32)], [likelihoods.alias()])
+
+
+CHUNK = 1024
+"""Rows whose logits are alive together in a chunked loss."""
+
+
+def _chunked(m: Memory, how: How, model: Model, task: Task, x: Tensor, head: Tensor) -> Tensor:
+    """Logits of some rows at a time, with their gradient at once: what is kept is the gradient of the rows' hidden states."""
+    rows = min(CHUNK, task.wanted)
+    hidden, trains = task.wanted * how.hidden, head.needs_grad
+    with m.labelled("loss"):
+        for_hidden = fresh(m, hidden, how.width)
+        for_head = fresh(m, head.elements, how.width) if trains else None
+        with m.labelled("logits"):
+            chunk = [fresh(m, rows * model.vocabulary, width) for width in (how.width, F32, F32)]
+        del chunk
+        saved = [for_hidden] + ([for_head] if for_head is not None else [])
+        del for_hidden, for_head
+        size, width = x.elements, how.width
+
+        def back(_grads: Grads, saved: list[Tensor]) -> Grads:
+            return [fresh(m, size, width), saved[1].alias() if trains else None]
+
+        return record(m, (1, F32), [x, head], back, saved)
