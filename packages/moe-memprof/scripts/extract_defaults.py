@@ -28,8 +28,8 @@ def describe(config: type, used: set[str]) -> dict[str, Any]:
     used = used | set(aliases.values())
     fields = {f.name: f.default for f in dataclasses.fields(config) if f.name in used or f.name in aliases}
     specs = config.sub_configs_defaults or {}
-    found: dict[str, Any] = {"fields": {k: list(v) if isinstance(v, tuple) else v for k, v in sorted(fields.items())}}
-    # A field that is itself an old name is stored under the new one, as setting the attribute does.
+    found: dict[str, Any] = {"fields": {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}}
+    # A field that is itself an old name is stored under the new one, as setting the attribute does; the later one of both wins.
     found["fields"] = {aliases.get(k, k): v for k, v in found["fields"].items()}
     if aliases:
         found["aliases"] = dict(sorted(aliases.items()))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
-from moe_memprof.architectures.base import Model
+from moe_memprof.architectures.base import Experts, Model
 from moe_memprof.architectures.blocks import (
+    Part,
     block,
     first_dense,
     gqa,
@@ -19,6 +21,7 @@ from moe_memprof.architectures.blocks import (
 )
 from moe_memprof.architectures.decoder import decoder
 from moe_memprof.architectures.settings import Settings
+from moe_memprof.architectures.weights import Weights
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 
@@ -84,16 +87,19 @@ def gpt_oss(c: Settings, **place: Any) -> Model:
     hidden, layers = c.size("hidden_size"), c.size("num_hidden_layers")
     types = c.layer_types(layers, lambda i: FULL if i % 2 else SLIDING)
     attention = gqa(c, bias=c.flag("attention_bias"), sinks=True, window=windows(c, types))
-    experts = moe(
-        c,
-        experts="num_local_experts",
-        width="intermediate_size",
-        router="router",
-        router_bias=True,
-        transposed=True,
-        bias=True,
-    )
-    return decoder(c, block(attention, experts, hidden=hidden), **place)
+    return decoder(c, block(attention, _gpt_oss_experts(c), hidden=hidden), **place)
+
+
+def openai_privacy_filter(c: Settings) -> Model:
+    """OpenAI's privacy filter: gpt-oss as an encoder, with a head that labels each token."""
+    hidden, layers = c.size("hidden_size"), c.size("num_hidden_layers")
+    attention = gqa(c, bias=c.flag("attention_bias"), sinks=True, window=[c.size("sliding_window") + 1] * layers)
+    labels = c.given.get("id2label")
+    count = c.given.get("num_labels", 33) if labels is None else len(labels)
+    model = decoder(c, block(attention, _gpt_oss_experts(c), hidden=hidden), head=False, float32=("sinks",))
+    head = Weights()
+    head.linear("score", count, hidden, bias=True, role="embedding")
+    return replace(model, tensors=model.tensors + tuple(head.specs))
 
 
 def phimoe(c: Settings, **place: Any) -> Model:
@@ -246,7 +252,19 @@ def aria_text(c: Settings, **place: Any) -> Model:
     return decoder(c, block(gqa(c, bias=c.flag("attention_bias")), experts, hidden=c.size("hidden_size")), **place)
 
 
-def _deepseek_experts(c: Settings) -> Any:
+def _gpt_oss_experts(c: Settings) -> Part[Experts]:
+    return moe(
+        c,
+        experts="num_local_experts",
+        width="intermediate_size",
+        router="router",
+        router_bias=True,
+        transposed=True,
+        bias=True,
+    )
+
+
+def _deepseek_experts(c: Settings) -> Part[Experts]:
     width = c.size("moe_intermediate_size")
     shared = shared_mlp(c, width * c.size("n_shared_experts"))
     return moe(c, experts="n_routed_experts", width=width, shared=shared)
@@ -267,6 +285,7 @@ ARCHITECTURES: dict[str, Callable[[Settings], Model]] = {
     "minimax_m2": minimax_m2,
     "mixtral": mixtral,
     "olmoe": olmoe,
+    "openai_privacy_filter": openai_privacy_filter,
     "phimoe": phimoe,
     "qwen2_moe": qwen2_moe,
     "qwen3_moe": qwen3_moe,

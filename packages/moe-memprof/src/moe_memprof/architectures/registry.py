@@ -6,7 +6,18 @@ import difflib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from moe_memprof.architectures import gqa, gqa_gated, hybrid, mla, unusual
+from moe_memprof.architectures import (
+    encoder_decoder,
+    gemma,
+    gqa,
+    gqa_gated,
+    hybrid,
+    inkling,
+    latent,
+    mla,
+    unusual,
+    vision_language,
+)
 from moe_memprof.architectures.base import Model
 from moe_memprof.architectures.settings import Settings
 from moe_memprof.errors import MemprofError
@@ -17,6 +28,11 @@ ARCHITECTURES: dict[str, Callable[[Settings], Model]] = {
     **mla.ARCHITECTURES,
     **hybrid.ARCHITECTURES,
     **unusual.ARCHITECTURES,
+    **gemma.ARCHITECTURES,
+    **latent.ARCHITECTURES,
+    **vision_language.ARCHITECTURES,
+    **inkling.ARCHITECTURES,
+    **encoder_decoder.ARCHITECTURES,
     "qwen3_5_moe": lambda c: hybrid.qwen3_next(c.sub("text_config")),
 }
 
