@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from moe_memprof.architectures.base import Attention, Dense, Experts, Layer, Model
@@ -133,25 +132,39 @@ def diffusion_gemma_text(c: Settings) -> Model:
     return decoder(c, diffusion_layers(c), root="", head=False)
 
 
-def diffusion_gemma(c: Settings, before: Callable[[Weights], None]) -> Model:
-    """One stack of layers that is encoder and decoder, its weights tied; the decoder has a self-conditioning MLP."""
-    text = c.sub("text_config")
-    hidden = text.size("hidden_size")
+def diffusion_gemma(c: Settings, towers: Callable[[Weights], None]) -> Model:
+    """An encoder and a decoder of the same layers, which share their weights but for biases where embeddings are tied.
 
-    def after(w: Weights) -> None:
-        condition = mlp(text, module="self_conditioning")(w, 0)
-        w.norm("self_conditioning.pre_norm", hidden)
-        del condition
+    Then they are one stack in `layers`; otherwise the encoder's layers come first. The decoder also has a self-conditioning MLP.
+    """
+    text, tied = c.sub("text_config"), c.flag("tie_word_embeddings")
+    hidden, vocabulary, count = text.size("hidden_size"), text.size("vocab_size"), text.size("num_hidden_layers")
+    layer = diffusion_layers(text)
+    everything = Weights()
 
-    model = decoder(
-        text,
-        diffusion_layers(text),
-        root="model.decoder",
-        before=before,
-        after=after,
-        tied=c.flag("tie_word_embeddings"),
+    def stack(w: Weights, first: int) -> list[Layer]:
+        w.embedding("embed_tokens", vocabulary, hidden, role="embedding")
+        described = [layer(w.at(f"layers.{i}", layer=first + i), i) for i in range(count)]
+        w.norm("norm", hidden)
+        return described
+
+    layers = stack(everything.at("model.encoder.language_model"), 0)
+    towers(everything.into_tower("model.encoder"))
+    second = Weights("model.decoder.")
+    again = stack(second, 0 if tied else count)
+    everything.specs += [spec for spec in second.specs if not tied or spec.name.endswith(".bias")]
+    mlp(text, module="self_conditioning")(everything.at("model.decoder"), 0)
+    everything.norm("model.decoder.self_conditioning.pre_norm", hidden)
+    if not tied:
+        everything.linear("lm_head", vocabulary, hidden, role="embedding")
+    return Model(
+        model_type=c.kind,
+        hidden=hidden,
+        vocabulary=vocabulary,
+        layers=tuple(layers if tied else layers + again),
+        tied=tied,
+        tensors=tuple(everything.specs),
     )
-    return replace(model, model_type=c.kind)
 
 
 ARCHITECTURES: dict[str, Callable[[Settings], Model]] = {

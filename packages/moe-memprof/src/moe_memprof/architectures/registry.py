@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from moe_memprof.architectures import (
@@ -15,6 +16,7 @@ from moe_memprof.architectures import (
     inkling,
     latent,
     mla,
+    multimodal,
     unusual,
     vision_language,
 )
@@ -33,6 +35,7 @@ ARCHITECTURES: dict[str, Callable[[Settings], Model]] = {
     **vision_language.ARCHITECTURES,
     **inkling.ARCHITECTURES,
     **encoder_decoder.ARCHITECTURES,
+    **multimodal.ARCHITECTURES,
     "qwen3_5_moe": lambda c: hybrid.qwen3_next(c.sub("text_config")),
 }
 
@@ -61,4 +64,5 @@ def describe(config: Mapping[str, Any]) -> Model:
             f"config.json: model_type {str(kind)[:60]!r} is not among the {len(SUPPORTED)} architectures known here{hint} "
             "Weights can still be read from safetensors headers"
         )
-    return ARCHITECTURES[kind](Settings(kind, config))
+    model = ARCHITECTURES[kind](Settings(kind, config))
+    return model if model.model_type == kind else replace(model, model_type=kind)
