@@ -129,7 +129,7 @@ def test_help_needs_no_torch(name: str, argument: str) -> None:
 
 def test_the_registries_agree() -> None:
     """What moe-memprof can plan, moe-router can watch: a plan for a model whose routing cannot be seen would mislead."""
-    from moe_memprof.inventory import SUPPORTED
+    from moe_memprof.architectures.registry import SUPPORTED
     from moe_router.architectures.support import SUPPORT
 
     assert set(SUPPORTED) <= set(SUPPORT)

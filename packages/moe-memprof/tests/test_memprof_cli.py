@@ -18,7 +18,7 @@ from moe_memprof.hardware import Gpu, _cgroup_limit, detect, parse_nvidia_smi
 from moe_memprof.measure import MemoryTracker
 from moe_memprof.profiling import profile_program
 from moe_memprof.receipts import Reading, Receipt, summarise
-from test_inventory import MIXTRAL_8X7B
+from published import MIXTRAL_8X7B
 
 
 @pytest.fixture

@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 
 from moe_memprof import __version__
-from moe_memprof.errors import MemprofError
-
-GIB = 2**30
-
-
-def _mendable(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Errors a user can mend become one line and exit code 2."""
-
-    @functools.wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return command(*args, **kwargs)
-        except MemprofError as error:
-            click.echo(f"error: {error}", err=True)
-            raise SystemExit(2) from None
-
-    return wrapped
+from moe_memprof.commands.estimate import estimate
+from moe_memprof.commands.fit import fit, whatif
+from moe_memprof.commands.options import mendable
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -37,53 +20,9 @@ def main() -> None:
     """Will it fit, why not, and what did it really use?"""
 
 
-@main.command()
-@click.argument("model")
-@click.option("--method", type=click.Choice(["full", "lora"]), default="lora", show_default=True)
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="bfloat16", show_default=True)
-@click.option(
-    "--batch", default=1, show_default=True, type=click.IntRange(min=1), help="Sequences in one forward pass."
-)
-@click.option("--seq", default=2048, show_default=True, type=click.IntRange(min=1), help="Padded tokens of a sequence.")
-@click.option("--lora-rank", default=8, show_default=True, type=click.IntRange(min=1))
-@click.option("--lora-attention/--no-lora-attention", default=True, show_default=True)
-@click.option("--lora-experts/--no-lora-experts", default=True, show_default=True)
-@click.option("--optimizer", type=click.Choice(["adamw", "sgd"]), default="adamw", show_default=True)
-@click.option("--checkpointing", is_flag=True, help="Recompute activations in the backward pass.")
-@click.option("--gpu", help="Name of a GPU in the table (`moe-memprof hardware`), to say whether it fits.")
-@click.option(
-    "--available", type=click.FloatRange(min=0, min_open=True), help="GiB there are, instead of a GPU's name."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the estimate as JSON.")
-@_mendable
-def estimate(model: str, gpu: str | None, available: float | None, as_json: bool, **options: Any) -> None:
-    """What fine-tuning MODEL takes: a folder, a config.json, or a hub id in the local cache.
-
-    With --gpu or --available the exit code says whether it fits: 0 yes, 1 no.
-    """
-    from moe_memprof.estimate import estimate as make
-    from moe_memprof.hardware import GPUS
-    from moe_memprof.spec import RunSpec, read_config
-
-    if gpu is not None and gpu not in GPUS:
-        raise MemprofError(f"--gpu {gpu!r}: not in the table, which has {', '.join(GPUS)}; or give --available GIB")
-    if gpu is not None and available is not None:
-        raise MemprofError("--gpu and --available are both given; keep one")
-    spec = RunSpec(config=read_config(model), sequences=options.pop("batch"), length=options.pop("seq"), **options)
-    made = make(spec)
-    budget = None if gpu is None and available is None else int((GPUS[gpu] if gpu else available or 0) * GIB)
-    if as_json:
-        values = made.to_dict()
-        if budget is not None:
-            values |= {"budget": budget, "fits": made.peak <= budget}
-        click.echo(json.dumps(values, indent=1))
-    else:
-        from rich.console import Console
-
-        from moe_memprof.report import render_estimate
-
-        render_estimate(Console(), made, budget=budget)
-    raise SystemExit(0 if budget is None or made.peak <= budget else 1)
+main.add_command(estimate)
+main.add_command(fit)
+main.add_command(whatif)
 
 
 @main.command()
@@ -110,7 +49,7 @@ def hardware(as_json: bool) -> None:
 @main.command()
 @click.argument("receipts", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the errors as JSON.")
-@_mendable
+@mendable
 def compare(receipts: tuple[Path, ...], as_json: bool) -> None:
     """Estimated beside measured, from the receipts of runs, and the error over all of them."""
     from moe_memprof.receipts import Receipt, summarise
@@ -132,7 +71,7 @@ def compare(receipts: tuple[Path, ...], as_json: bool) -> None:
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Append the samples to this JSONL file.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-@_mendable
+@mendable
 def profile(interval: float, output: Path | None, command: tuple[str, ...]) -> None:
     """Run a program, `moe-memprof profile -- python train.py`, and print the memory it and its children took.
 

@@ -58,6 +58,8 @@ class Estimate:
     active_parameters: int
     trainable_parameters: int
     phases: tuple[Phase, ...]
+    host: tuple[Part, ...] = ()
+    """In host memory, for the device's sake: paged and offloaded states of all ranks of one machine."""
     not_modelled: tuple[str, ...]
 
     def __post_init__(self) -> None:
@@ -98,5 +100,6 @@ class Estimate:
                 }
                 for phase in self.phases
             ],
+            "host": [vars(part) for part in self.host],
             "not_modelled": list(self.not_modelled),
         }

@@ -10,9 +10,10 @@ from rich.text import Text
 
 from moe_memprof.plan import Estimate, Phase
 from moe_memprof.receipts import Receipt, summarise
+from moe_memprof.spec import RunSpec
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
-_BAR = 24
+_BAR = 16
 
 
 def size(count: float) -> str:
@@ -105,3 +106,17 @@ def render_receipts(console: Console, receipts: Sequence[Receipt]) -> None:
     console.print(
         f"{summary.readings} readings: median error {100 * summary.median_absolute_error:.1f} %, worst {100 * summary.worst_error:+.1f} %"
     )
+
+
+def render_layers(console: Console, spec: RunSpec) -> None:
+    """Every kind of layer: its weights, what it keeps from forward to backward pass, and how high each pass rises."""
+    from moe_memprof.breakdown import breakdown
+
+    table = Table(box=None, padding=(0, 2, 0, 0), title="layers", title_justify="left")
+    for heading in ("layers", "kind", "weights", "kept", "forward peak", "backward peak"):
+        table.add_column(heading, justify="left" if heading in {"layers", "kind"} else "right")
+    for row in breakdown(spec):
+        table.add_row(
+            row.numbers, row.kind, size(row.weights), size(row.kept), size(row.forward_rise), size(row.backward_rise)
+        )
+    console.print(table)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from moe_memprof.devices import Parallel
 from moe_memprof.errors import MemprofError
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -75,6 +76,12 @@ class RunSpec:
     """Sequences generated together in evaluation."""
     eval_length: int = 512
     """Longest prompt and answer together."""
+    parallel: Parallel = field(default_factory=Parallel)
+    """How the run is spread over devices."""
+    merged_eval: bool = False
+    """Adapters are merged for the evaluation, and the base weights kept beside to be put back."""
+    allocator: bool = True
+    """Count what CUDA's caching allocator keeps beyond the tensors (device cuda)."""
     baseline: int | None = None
     """Bytes that the process takes before the model: Python, torch and libraries, or the CUDA context. None leaves it out of the sums."""
 
@@ -104,7 +111,8 @@ class RunSpec:
             raise MemprofError("lora: attention and experts are both off, so nothing would train")
         if self.method == "qlora" and self.quantise_experts and self.lora_experts and self.expert_lora == "peft":
             raise MemprofError(
-                "expert_lora: PEFT cannot adapt packed 4-bit experts; use expert_lora=grouped, lora_experts=False, or quantise_experts=False"
+                "expert_lora: PEFT cannot adapt packed 4-bit experts; use expert_lora=grouped, or lora_experts=false, or "
+                "quantise_experts=false"
             )
         if self.master_weights and (self.method != "full" or self.dtype == "float32"):
             raise MemprofError("master_weights: only a full fine-tune in a 16-bit dtype keeps a float32 copy")

@@ -1,4 +1,4 @@
-"""The estimate against what torch really allocates, and the inventory against what transformers really builds."""
+"""The estimate against what torch really allocates."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from moe_memprof import RunSpec, estimate
-from moe_memprof.inventory import read_shape, tensors
 from moe_memprof.measure import measure_step
-from test_inventory import MIXTRAL_8X7B, OLMOE_1B_7B, QWEN3_30B_A3B
 
 MIB = 2**20
 
@@ -27,25 +25,6 @@ def test_measure_step_against_an_allocation_by_hand() -> None:
     assert measured.peak == pytest.approx(32 * MIB, rel=0.001)
     assert measured.end == pytest.approx(2 * MIB, rel=0.001)
     assert measure_step(lambda: None).peak == 0
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        MIXTRAL_8X7B,
-        QWEN3_30B_A3B,
-        OLMOE_1B_7B,
-        {**QWEN3_30B_A3B, "num_hidden_layers": 4, "mlp_only_layers": [1]},
-        {**MIXTRAL_8X7B, "num_hidden_layers": 1, "tie_word_embeddings": True, "head_dim": 64},
-    ],
-    ids=["mixtral", "qwen3", "olmoe", "qwen3-dense-layer", "mixtral-tied"],
-)
-def test_inventory_equals_the_model_that_transformers_builds(config: dict) -> None:
-    kind = {k: v for k, v in config.items() if k != "model_type"}
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(config["model_type"], **kind))
-    theirs = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    assert {t.name: t.shape for t in tensors(read_shape(config))} == theirs
 
 
 SMALL = {
@@ -80,7 +59,7 @@ def measured_rise(config: dict, *, method: str, batch: int, seq: int, experts: b
 
     step()  # the optimizer gets its state
     measured = measure_step(step).peak
-    made = estimate(RunSpec(config=config, method=method, lora_experts=experts, sequences=batch, length=seq))  # type: ignore[arg-type]
+    made = estimate(RunSpec(config=config, method=method, lora_experts=experts, sequences=batch, length=seq, device="cpu", loss_share=(seq - 1) / seq))  # type: ignore[arg-type]
     fixed = ("weights:", "LoRA:", "optimizer state")
     planned = sum(p.bytes for p in made.phase("step").parts if not p.name.startswith(fixed))
     return planned, measured
@@ -91,4 +70,4 @@ def measured_rise(config: dict, *, method: str, batch: int, seq: int, experts: b
 @pytest.mark.parametrize(("batch", "seq"), [(16, 96), (4, 256)])
 def test_planned_step_against_measured(method: str, batch: int, seq: int) -> None:
     planned, measured = measured_rise(SMALL, method=method, batch=batch, seq=seq)
-    assert planned == pytest.approx(measured, rel=0.12)
+    assert planned == pytest.approx(measured, rel=0.03)

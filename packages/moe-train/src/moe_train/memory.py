@@ -76,12 +76,20 @@ def plan_memory(config: RunConfig, loaded: LoadedModel, data: Data) -> MemoryPla
     common = {"batch_size": t.batch_size, "max_tokens": t.micro_batch_tokens, "seed": config.seed}
     largest = largest_micro_batch(data.train, steps=t.steps, **common)
     available, baseline = _memory_now(loaded)
-    made, reason = _estimate(config, loaded, data, largest, baseline)
+    # Whether a step has several micro-batches decides whether gradients are there when the next one starts.
+    several = 2 if sum(len(s.ids) for s in data.train[: t.batch_size]) > t.micro_batch_tokens else 1
+    made, reason = _estimate(config, loaded, data, largest, baseline, micro_batches=several)
     return MemoryPlan(estimate=made, reason=reason, available=available)
 
 
 def _estimate(
-    config: RunConfig, loaded: LoadedModel, data: Data, group: Sequence[Sample], baseline: int | None
+    config: RunConfig,
+    loaded: LoadedModel,
+    data: Data,
+    group: Sequence[Sample],
+    baseline: int | None,
+    *,
+    micro_batches: int,
 ) -> tuple[Estimate | None, str]:
     from moe_memprof import MemprofError, RunSpec, estimate
 
@@ -100,6 +108,9 @@ def _estimate(
             length=max(len(s.ids) for s in group),
             loss_share=min(1.0, share),
             checkpointing=config.training.gradient_checkpointing,
+            accumulation=micro_batches,
+            device="cuda" if loaded.model.device.type == "cuda" else "cpu",
+            merged_eval=True,
             eval_sequences=min(config.evaluation.batch_size, max(1, len(data.items))),
             eval_length=longest + config.evaluation.max_new_tokens,
             baseline=baseline,
@@ -159,7 +170,7 @@ def write_receipt(
     groups = micro_batches([data.train[i] for i in indices], max_tokens=t.micro_batch_tokens)
     planned = 0
     for group in groups:
-        made, _ = _estimate(config, loaded, data, group, None)
+        made, _ = _estimate(config, loaded, data, group, None, micro_batches=len(groups))
         if made is None:
             return None
         planned = max(planned, step_rise(made))
@@ -174,5 +185,5 @@ def write_receipt(
 
 def step_rise(estimate: Estimate) -> int:
     """How far the step's tensor bytes rise above weights, adapters and optimizer state."""
-    fixed = ("weights:", "LoRA:", "optimizer state", "Python")
+    fixed = ("weights:", "LoRA:", "optimizer state", "master weights", "Python", "allocator:")
     return sum(part.bytes for part in estimate.phase("step").parts if not part.name.startswith(fixed))
