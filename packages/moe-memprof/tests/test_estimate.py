@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -196,14 +197,9 @@ def test_offloaded_states_are_in_host_memory_and_not_on_the_device() -> None:
 def test_experts_spread_over_ranks_and_the_busiest_rank_takes_most() -> None:
     even = rank_parts(parallel=Parallel(world=8, expert_parallel=8))
     assert even["weights: routed expert"] == 2 * 48 * 16 * 3 * 768 * 2048
-    worst = estimate(
-        RunSpec(config=QWEN3_30B_A3B, dtype="bfloat16", lora_experts=False, parallel=Parallel(world=8, expert_parallel=8, hottest_share=1.0))
-    )  # fmt: skip
-    balanced = estimate(
-        RunSpec(
-            config=QWEN3_30B_A3B, dtype="bfloat16", lora_experts=False, parallel=Parallel(world=8, expert_parallel=8)
-        )
-    )
+    spread = Parallel(world=8, expert_parallel=8)
+    spec = RunSpec(config=QWEN3_30B_A3B, dtype="bfloat16", lora_experts=False, parallel=spread)
+    balanced, worst = estimate(spec), estimate(replace(spec, parallel=replace(spread, hottest_share=1.0)))
     rows = [{p.name: p.bytes for p in made.phase("step").parts}["activations: experts"] for made in (balanced, worst)]
     assert rows[1] == pytest.approx(8 * rows[0], rel=1e-6)
 

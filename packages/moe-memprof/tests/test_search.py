@@ -33,7 +33,11 @@ def test_largest_batch_against_one_more() -> None:
         if method.sequences:
             assert estimate(replace(spec, sequences=method.sequences)).peak <= budget
             assert estimate(replace(spec, sequences=method.sequences + 1)).peak > budget
-            assert estimate(replace(spec, length=method.length)).peak <= budget < estimate(replace(spec, length=method.length + 16)).peak
+            assert (
+                estimate(replace(spec, length=method.length)).peak
+                <= budget
+                < estimate(replace(spec, length=method.length + 16)).peak
+            )
 
 
 def test_the_cheapest_changes_do_fit_and_none_can_be_left_out() -> None:
@@ -47,7 +51,9 @@ def test_the_cheapest_changes_do_fit_and_none_can_be_left_out() -> None:
         rest = [s for s in together if s != left_out]
         if rest:
             assert estimate(changed(RUN, ",".join(rest))).peak > budget
-    assert all(found.cheapest.time <= other.time for other in found.others if all(c.learns_the_same for c in other.changes))
+    assert all(
+        found.cheapest.time <= other.time for other in found.others if all(c.learns_the_same for c in other.changes)
+    )
 
 
 def test_a_run_that_fits_needs_no_change() -> None:
@@ -73,7 +79,9 @@ def test_bad_changes_are_refused(change: str, message: str) -> None:
 
 
 def test_changes_reach_the_run() -> None:
-    made = changed(RUN, "batch=2,seq=512,checkpointing=reentrant,padded=yes,zero=2,world=4,loss_share=0.5,bits=8,method=qlora")
+    made = changed(
+        RUN, "batch=2,seq=512,checkpointing=reentrant,padded=yes,zero=2,world=4,loss_share=0.5,bits=8,method=qlora"
+    )
     assert (made.sequences, made.length, made.checkpointing, made.padded) == (2, 512, "reentrant", True)
     assert (made.parallel.zero, made.parallel.world, made.loss_share, made.bits) == (2, 4, 0.5, 8)
 
@@ -112,3 +120,43 @@ def test_layers_and_picture(mixtral: str, tmp_path) -> None:
     assert "8 experts" in text
     assert picture.read_text().startswith("<svg")
     assert "cannot be written" in invoke("estimate", mixtral, "--picture", tmp_path / "no" / "where.svg", code=2)
+
+
+def test_bands_and_capacities_against_brute_force(tmp_path) -> None:
+    from moe_memprof.devices import Parallel
+    from moe_memprof.routing import bands, busiest_share, capacities, read_loads
+
+    loads = [[70.0, 10.0, 10.0, 10.0, 0.0, 0.0, 0.0, 0.0], [12.5] * 8]
+    path = tmp_path / "loads.json"
+    path.write_text(json.dumps({"loads": loads}))
+    assert read_loads(path) == loads
+    assert busiest_share(loads, 4) == 0.8
+    spec = RunSpec(
+        config=MIXTRAL_8X7B, dtype="bfloat16", lora_experts=False, parallel=Parallel(world=4, expert_parallel=4)
+    )
+    balanced, measured, worst = bands(spec, loads)
+    assert (balanced.busiest, measured.busiest, worst.busiest) == (1.0, 3.2, 4.0)
+    assert balanced.peak < measured.peak < worst.peak
+    alone = {band.peak for band in bands(replace(spec, parallel=Parallel()), loads)}
+    assert len(alone) == 1
+    rows = 2048 * 2
+    for found in capacities(spec, loads):
+        room = -(-int(found.factor * rows) // 8)
+        dropped = sum(max(0.0, n / 100 * rows - room) for layer in loads for n in layer) / (2 * rows)
+        assert found.dropped == pytest.approx(dropped)
+        assert found.rows == 8 * room
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "[[1, -2]]", '[["a"]]', '{"x": 1}', "[[0, 0]]"])
+def test_loads_that_cannot_be_are_refused(text: str, tmp_path) -> None:
+    from moe_memprof.routing import read_loads
+
+    path = tmp_path / "loads.json"
+    path.write_text(text)
+    with pytest.raises(MemprofError, match="loads"):
+        read_loads(path)
+    with pytest.raises(MemprofError, match="no such file"):
+        read_loads(tmp_path / "none.json")
+    (tmp_path / "x.trace").write_bytes(b"not a trace at all")
+    with pytest.raises(MemprofError, match="neither a trace"):
+        read_loads(tmp_path / "x.trace")

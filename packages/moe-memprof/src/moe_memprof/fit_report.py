@@ -51,14 +51,12 @@ def render_search(console: Console, found: Search, *, budget: Budget) -> None:
 
 
 def _option(console: Console, option: Option) -> None:
-    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     for change in option.changes:
-        note = "" if change.learns_the_same else "changes what is learned or how exactly: "
-        table.add_row(f"  {change.name}", f"--set {change.set}", Text(note + change.why, style="dim"))
-    console.print(table)
+        console.print(Text.assemble("  ", (change.name, "bold"), f": --set {change.set}"), soft_wrap=True)
+        note = "" if change.learns_the_same else "not the same fine-tune: "
+        console.print(f"    {note}{change.why}", style="dim", highlight=False)
     console.print(
-        f"  {size(option.peak)}, about {option.time:.2f} times the step's time (modelled, not measured)",
-        highlight=False,
+        f"  {size(option.peak)}, about {option.time:.2f} times a step's time (modelled, not measured)", highlight=False
     )
 
 

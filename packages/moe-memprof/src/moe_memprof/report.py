@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -10,7 +11,10 @@ from rich.text import Text
 
 from moe_memprof.plan import Estimate, Phase
 from moe_memprof.receipts import Receipt, summarise
-from moe_memprof.spec import RunSpec
+
+if TYPE_CHECKING:
+    from moe_memprof.routing import Band, Capacity
+    from moe_memprof.spec import RunSpec
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 _BAR = 16
@@ -75,7 +79,7 @@ def _parts(phase: Phase, *, reasons: bool) -> Table:
     table.add_column("part", no_wrap=True)
     table.add_column("size", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
-    table.add_column("how it is known" if reasons else "known", style="dim")
+    table.add_column("how it is known" if reasons else "known", style="dim", no_wrap=not reasons)
     top = max(part.bytes for part in phase.parts)
     for part in sorted(phase.parts, key=lambda p: -p.bytes):
         if part.bytes:
@@ -106,6 +110,27 @@ def render_receipts(console: Console, receipts: Sequence[Receipt]) -> None:
     console.print(
         f"{summary.readings} readings: median error {100 * summary.median_absolute_error:.1f} %, worst {100 * summary.worst_error:+.1f} %"
     )
+
+
+def render_routing(console: Console, bands: Sequence[Band], capacities: Sequence[Capacity]) -> None:
+    """The peak by how tokens fall on experts, and what capacity factors would cost and drop."""
+    table = Table(box=None, padding=(0, 2, 0, 0), title="routing", title_justify="left")
+    for heading in ("band", "busiest rank, of an even share", "peak"):
+        table.add_column(heading, justify="left" if heading == "band" else "right")
+    for band in bands:
+        table.add_row(band.name, f"{band.busiest:.2f}", size(band.peak))
+    console.print(table)
+    if len({band.peak for band in bands}) == 1:
+        console.print("on one device the routed rows are the same however they fall", style="dim")
+    table = Table(
+        box=None, padding=(0, 2, 0, 0), title="capacity factors, where a layer has them", title_justify="left"
+    )
+    for heading in ("factor", "slots per layer", "routed activations", "dropped"):
+        table.add_column(heading, justify="right")
+    for capacity in capacities:
+        dropped = "-" if capacity.dropped is None else f"{100 * capacity.dropped:.2f} %"
+        table.add_row(f"{capacity.factor:g}", f"{capacity.rows:,}", size(capacity.bytes), dropped)
+    console.print(table)
 
 
 def render_layers(console: Console, spec: RunSpec) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import click
@@ -15,6 +17,8 @@ from moe_memprof.commands.options import budget_options, make_budget, make_spec,
 @run_options
 @budget_options
 @click.option("--layers", is_flag=True, help="What each layer takes as well.")
+@click.option("--routing", type=click.Path(dir_okay=False), metavar="TRACE",
+              help="Loads of the experts: a trace of moe-router, or JSON [[...], ...].")  # fmt: skip
 @click.option("--picture", type=click.Path(dir_okay=False), help="Write the step, layer by layer, as an SVG file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the estimate as JSON.")
 @mendable
@@ -24,6 +28,7 @@ def estimate(
     available: float | None,
     memory_fraction: float,
     layers: bool,
+    routing: str | None,
     picture: str | None,
     as_json: bool,
     **options: Any,
@@ -36,6 +41,13 @@ def estimate(
 
     budget = make_budget(gpu, available, memory_fraction)
     spec = make_spec(model, options)
+    loads = None
+    if routing:
+        from moe_memprof.routing import busiest_share, read_loads
+
+        loads = read_loads(Path(routing))
+        share = busiest_share(loads, spec.parallel.expert_parallel)
+        spec = replace(spec, parallel=replace(spec.parallel, hottest_share=share))
     made = make(spec)
     if picture:
         from moe_memprof.picture import write_picture
@@ -56,6 +68,11 @@ def estimate(
         render_estimate(console, made, budget=None if budget is None else budget.bytes)
         if layers:
             render_layers(console, spec)
+        if routing or spec.parallel.expert_parallel > 1:
+            from moe_memprof.report import render_routing
+            from moe_memprof.routing import bands, capacities
+
+            render_routing(console, bands(spec, loads), capacities(spec, loads))
         for line in advice(spec, made, budget=None if budget is None else budget.bytes):
             console.print(f"[cyan]·[/] {line}", highlight=False)
     raise SystemExit(0 if budget is None or made.peak <= budget.bytes else 1)
