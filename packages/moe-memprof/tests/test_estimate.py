@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from moe_memprof import Estimate, MemprofError, Part, Phase, RunSpec, estimate
 from moe_memprof.devices import Parallel
-from moe_memprof.plan import BASELINE
+from moe_memprof.plan import BASELINE, CONTEXT
 from published import MIXTRAL_8X7B, OLMOE_1B_7B, QWEN3_30B_A3B
 
 SPECS = st.builds(
@@ -56,8 +56,9 @@ def test_more_tokens_never_take_less(spec: RunSpec, more: int) -> None:
 @given(SPECS)
 @settings(max_examples=40, deadline=None)
 def test_checkpointing_never_takes_more(spec: RunSpec) -> None:
-    off, on = (estimate(RunSpec(**{**vars(spec), "checkpointing": c})).phase("step").peak for c in (False, True))
-    assert on <= off
+    """Beyond the gradient of the first layer's input, which frozen embeddings get for its sake."""
+    off, on = (estimate(replace(spec, checkpointing=c)).phase("step").peak for c in (False, True))
+    assert on <= off + 1.1 * spec.tokens * spec.config["hidden_size"] * spec.width
 
 
 def step_parts(**values) -> dict[str, int]:
@@ -119,11 +120,12 @@ def test_peft_materialises_the_experts_once_per_layer() -> None:
     assert not any("materialised" in p.name for p in without.phase("step").parts)
 
 
-def test_baseline_is_in_the_peak_and_not_in_the_tensors() -> None:
-    without, with_it = (estimate(RunSpec(config=OLMOE_1B_7B, baseline=b)) for b in (None, 1000))
+@pytest.mark.parametrize(("device", "name"), [("cpu", BASELINE), ("cuda", CONTEXT)])
+def test_what_the_process_takes_is_in_the_peak_and_not_in_the_tensors(device: str, name: str) -> None:
+    without, with_it = (estimate(RunSpec(config=OLMOE_1B_7B, device=device, baseline=b)) for b in (None, 1000))  # type: ignore[arg-type]
     assert with_it.peak == without.peak + 1000
-    assert [p.tensor_peak for p in with_it.phases] == [p.peak for p in without.phases]
-    assert BASELINE in {p.name for p in with_it.phases[0].parts}
+    assert [p.tensor_peak for p in with_it.phases] == [p.tensor_peak for p in without.phases]
+    assert name in {p.name for p in with_it.phases[0].parts}
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from moe_memprof.architectures.base import Attention, Dense, Experts, Layer, StateMixer
 from moe_memprof.estimate import described
@@ -14,7 +16,7 @@ from moe_memprof.weights import held_bytes
 
 @dataclass(frozen=True, kw_only=True)
 class LayerBytes:
-    """One or more layers in a row that are alike; bytes of each one of them."""
+    """One or more layers that are alike in everything; bytes of each one of them."""
 
     numbers: str
     """As `0` or `1-31`."""
@@ -28,7 +30,7 @@ class LayerBytes:
 
 
 def breakdown(spec: RunSpec) -> list[LayerBytes]:
-    """The layers of a run in their order; neighbours that are alike in everything share a row."""
+    """The layers of a run by kind; those that are alike in everything share a row."""
     model = described(spec)
     moments = replay(model, how_of(model, spec), task_of(spec))
     count = len(model.layers)
@@ -41,23 +43,33 @@ def breakdown(spec: RunSpec) -> list[LayerBytes]:
     for i, layer in enumerate(model.layers):
         forward, back = moments[1 + i], moments[1 + 2 * count + 1 - i]
         found.append((kind_name(layer), weights[i], forward.change, forward.rise, back.rise))
-    first = 0
-    for i in range(1, count + 1):
-        if i == count or found[i] != found[first]:
-            kind, held, kept, forward_rise, backward_rise = found[first]
-            numbers = f"{first}" if i - 1 == first else f"{first}-{i - 1}"
-            rows.append(
-                LayerBytes(
-                    numbers=numbers,
-                    kind=kind,
-                    weights=held,
-                    kept=kept,
-                    forward_rise=forward_rise,
-                    backward_rise=backward_rise,
-                )
+    for alike in dict.fromkeys(found):
+        kind, held, kept, forward_rise, backward_rise = alike
+        rows.append(
+            LayerBytes(
+                numbers=ranges([i for i, one in enumerate(found) if one == alike]),
+                kind=kind,
+                weights=held,
+                kept=kept,
+                forward_rise=forward_rise,
+                backward_rise=backward_rise,
             )
-            first = i
+        )
     return rows
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Rising numbers in few characters: `0-2, 4`, or with a step, `1, 3, .. 23`."""
+    steps = {b - a for a, b in pairwise(numbers)}
+    if len(numbers) > 3 and len(steps) == 1 and steps != {1}:
+        return f"{numbers[0]}, {numbers[1]}, .. {numbers[-1]}"
+    runs: list[list[int]] = []
+    for n in numbers:
+        if runs and n == runs[-1][-1] + 1:
+            runs[-1].append(n)
+        else:
+            runs.append([n])
+    return ", ".join(f"{run[0]}" if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def kind_name(layer: Layer) -> str:

@@ -42,8 +42,10 @@ def draw(spec: RunSpec) -> str:
     for stack in stacks:
         for name, value in stack.items():
             totals[name] = max(totals[name], value)
-    names = [name for name, value in totals.most_common() if value]
-    shown, rest = names[: len(COLOURS) - 1], set(names[len(COLOURS) - 1 :])
+    # What stays lies at the bottom, what comes and goes on top of it.
+    large = {name for name, value in totals.most_common(len(COLOURS) - 1) if value}
+    shown = [name for name in [*fixed, *(n for n, _ in totals.most_common() if n not in fixed)] if name in large]
+    rest = set(totals) - large
     top = max(sum(stack.values()) for stack in stacks)
     plot_width, plot_height = WIDTH - LEFT - LEGEND, HEIGHT - TOP - 50
     step = plot_width / len(stacks)

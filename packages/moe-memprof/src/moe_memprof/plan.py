@@ -44,10 +44,11 @@ class Phase:
     @property
     def tensor_peak(self) -> int:
         """The peak without the process itself: what torch's allocator holds."""
-        return sum(part.bytes for part in self.parts if part.name != BASELINE)
+        return sum(part.bytes for part in self.parts if part.name not in {BASELINE, CONTEXT})
 
 
 BASELINE = "Python and libraries"
+CONTEXT = "CUDA context and libraries"
 
 
 @dataclass(frozen=True, kw_only=True)

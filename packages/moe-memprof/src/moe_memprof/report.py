@@ -82,7 +82,7 @@ def _parts(phase: Phase, *, reasons: bool) -> Table:
     table.add_column("how it is known" if reasons else "known", style="dim", no_wrap=not reasons)
     top = max(part.bytes for part in phase.parts)
     for part in sorted(phase.parts, key=lambda p: -p.bytes):
-        if part.bytes:
+        if part.bytes >= KIB:
             filled = max(1, round(_BAR * part.bytes / top))
             known = f"{part.kind}: {part.formula}" if reasons else part.kind
             table.add_row(part.name, size(part.bytes), Text("█" * filled, style="cyan"), known)
