@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -46,6 +47,13 @@ def run(*arguments: object, code: int = 0) -> str:
     return result.output
 
 
+def printed(*arguments: object, code: int = 0) -> dict:
+    """What a command prints as JSON; progress goes to stderr."""
+    result = CliRunner().invoke(main, [str(a) for a in (*arguments, "--json")])
+    assert result.exit_code == code, result.output
+    return json.loads(result.stdout)
+
+
 def test_inspect(model_folder) -> None:
     assert "3 MoE layers" in run("inspect", model_folder)
     layers = json.loads(run("inspect", model_folder, "--json"))["layers"]
@@ -80,11 +88,43 @@ def test_trace_analyze_diff(model_folder, data_file, tmp_path) -> None:
 
 
 def test_diff_is_a_gate(model_folder, data_file, tmp_path) -> None:
-    a, b = tmp_path / "a.trace", tmp_path / "b.trace"
-    run("trace", model_folder, data_file, "-o", a, "--max-length", 1)
-    run("trace", model_folder, data_file, "-o", b)
-    run("diff", a, b, "--fail-above", 0.0001, code=1)
-    run("diff", a, b, "--fail-above", 1)
+    """Of two checkpoints, whose routers differ."""
+    other = build("mixtral")
+    with torch.no_grad():
+        other.model.layers[1].mlp.gate.weight.copy_(other.model.layers[1].mlp.gate.weight.flip(0))
+    other.save_pretrained(tmp_path / "tuned")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "tuned" / name).write_bytes((model_folder / name).read_bytes())
+    for folder, name in ((model_folder, "a"), (tmp_path / "tuned", "b")):
+        run("trace", folder, data_file, "-o", tmp_path / name)
+    run("diff", tmp_path / "a", tmp_path / "b", "--fail-above", 0.0001, code=1)
+    run("diff", tmp_path / "a", tmp_path / "b", "--fail-above", 1)
+    layers = printed("diff", model_folder, tmp_path / "tuned", "--data", data_file)["layers"]
+    assert layers[0]["flipped_tokens"] == 0
+    assert layers[1]["flipped_tokens"] > 0.3
+    expected = json.loads(run("diff", tmp_path / "a", tmp_path / "b", "--json"))["layers"]
+    assert [x["js_divergence"] for x in layers] == [x["js_divergence"] for x in expected]
+
+
+def test_diff_of_other_tokens_is_refused(model_folder, data_file, tmp_path) -> None:
+    for length in (1, 2048):
+        run(
+            "trace",
+            model_folder,
+            data_file,
+            "-o",
+            tmp_path / f"{length}",
+            "--tokens",
+            tmp_path / f"{length}.tokens",
+            "--max-length",
+            length,
+        )
+    other = tmp_path / "other.jsonl"
+    other.write_text(data_file.read_text().replace("a b c d", "a b c e"))
+    run("trace", model_folder, other, "-o", tmp_path / "other", "--tokens", tmp_path / "other.tokens")
+    for pair in (("1", "2048"), ("1.tokens", "2048.tokens"), ("2048", "other"), ("2048.tokens", "other.tokens")):
+        assert "not of the same tokens" in run("diff", *(tmp_path / name for name in pair), code=2)
+    assert "--data FILE" in run("diff", model_folder, tmp_path / "1", code=2)
 
 
 def test_architectures() -> None:
@@ -201,8 +241,8 @@ def example_trace() -> RoutingTrace:
         repeats_UL=np.array([[1, 2], [1, 0]]),
         mass_GLE=counts / 2,
         types_FCLE=np.pad(np.array([[[[1, 3], [2, 2]], [[2, 0], [1, 1]]]]), [(0, 31), (0, 0), (0, 0), (0, 0)]),
-        coactivation_LEE=np.zeros((2, 2, 2), int),
-        transitions_LEE=np.array([[[2, 1], [1, 2]]]),
+        coactivation_FLEE=np.zeros((8, 2, 2, 2), int),
+        transitions_FLEE=np.pad(np.array([[[[2, 1], [1, 2]]]]), [(0, 7), (0, 0), (0, 0), (0, 0)]),
         metadata={"data": "by hand"},
     )
 

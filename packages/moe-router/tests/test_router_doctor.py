@@ -10,8 +10,9 @@ from click.testing import CliRunner
 
 from moe_router import RouterError, find_moe_layers
 from moe_router.cli import main
+from moe_router.doctor import losses, structure
 from moe_router.doctor.checkup import CHECKS, examine, read_run
-from moe_router.doctor.findings import Finding
+from moe_router.doctor.findings import Finding, Patient
 from tiny_models import build
 
 
@@ -110,20 +111,6 @@ def test_double_softmax_where_the_stock_loss_takes_probabilities(batch) -> None:
     assert "second softmax" in finding.title
 
 
-def test_router_adapted(batch) -> None:
-    from peft import LoraConfig, get_peft_model
-
-    model = build("gemma4")  # its router holds an nn.Linear
-    assert found(model, batch)["router-adapted"].severity == "note"
-    assert found(model, batch, lora={"target_modules": "all-linear"})["router-adapted"].severity == "error"
-    with pytest.warns(FutureWarning):
-        adapted = get_peft_model(model, LoraConfig(r=2, target_modules="all-linear"))
-    adapted.eval()
-    finding = found(adapted, batch)["router-adapted"]
-    assert finding.severity == "error"
-    assert "3 of 3 routers" in finding.evidence
-
-
 def test_selection_bias_is_never_moved(batch) -> None:
     model = build("deepseek_v3")
     assert found(model, batch)["bias-never-updated"].severity == "note"
@@ -142,15 +129,26 @@ def test_coefficients_without_effect(batch) -> None:
     assert found(build("llama4", router_aux_loss_coef=0.02), batch)["dead-coefficient"].severity == "warning"
 
 
-def test_experts_that_adapters_and_quantisation_do_not_reach(batch) -> None:
-    run = {"lora": {"target_modules": ["q_proj", "w1", "w2", "w3"]}, "load_in_4bit": True}
-    findings = found(build("mixtral"), batch, **run)
-    assert findings["experts-untrained"].severity == "error"
-    assert "matches modules only" in findings["experts-untrained"].evidence
-    assert findings["experts-unquantised"].severity == "error"
-    assert "experts-untrained" not in found(
-        build("mixtral"), batch, lora={**run["lora"], "target_parameters": ["mlp.experts.down_proj"]}
+def test_experts_that_quantisation_does_not_reach(batch) -> None:
+    finding = found(build("mixtral"), batch, load_in_4bit=True)["experts-unquantised"]
+    assert finding.severity == "error"
+    assert "6 expert tensors are float32" in finding.evidence
+
+
+def test_load_in_4bit_leaves_the_experts_as_they_are(tmp_path, batch) -> None:
+    pytest.importorskip("bitsandbytes")
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    build("mixtral", hidden_size=128, intermediate_size=128, head_dim=32, num_key_value_heads=4).save_pretrained(
+        tmp_path
     )
+    model = AutoModelForCausalLM.from_pretrained(
+        tmp_path, quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32)
+    )
+    model.eval()
+    patient = Patient(model=model, batch=batch)
+    (finding,) = structure.experts_unquantised(patient)
+    assert "6 expert tensors are" in finding.evidence
 
 
 def test_copied_experts_give_the_router_nothing(batch) -> None:
@@ -173,6 +171,53 @@ def test_a_sound_model_and_a_dense_one(batch) -> None:
     )
     with pytest.raises(RouterError, match="no MoE layer"):
         examine(dense, batch)
+
+
+WRONG_SELECTION = [
+    "deepseek_v4", "ernie4_5_moe", "ernie4_5_vl_moe", "glm4v_moe", "glm5_next", "laguna", "minimax_m2", "minimax_m3_vl",
+]  # fmt: skip
+RIGHT_SELECTION = ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "flex_olmo", "granitemoe", "phimoe", "gpt_oss", "dbrx"]
+
+
+@pytest.mark.parametrize("architecture", WRONG_SELECTION + RIGHT_SELECTION)
+def test_the_eight_architectures_whose_stock_loss_counts_what_never_ran(architecture: str, batch) -> None:
+    findings = losses.selection_never_ran(Patient(model=build(architecture), batch=batch))
+    assert [f.check for f in findings] == (["selection-never-ran"] if architecture in WRONG_SELECTION else [])
+
+
+def test_an_old_release_is_said(batch, monkeypatch) -> None:
+    """The running one is of the compat sessions; here the window alone."""
+    monkeypatch.setattr(structure, "version", lambda _: "5.3.0")
+    finding = found(build("mixtral"), batch)["transformers-version"]
+    assert finding.severity == "warning"
+    assert "return probabilities in the place of logits" in finding.evidence
+    monkeypatch.setattr(structure, "version", lambda _: "4.50.0")
+    with pytest.raises(RouterError, match=r"transformers 4.50.0: the routing of releases before 4.57 is not read"):
+        found(build("mixtral"), batch)
+
+
+def test_an_unknown_architecture_is_labelled(batch) -> None:
+    model = build("mixtral")
+    model.config.model_type = "brand_new_moe"
+    with pytest.warns(UserWarning, match="brand_new_moe is not among the tested architectures"):
+        finding = found(model, batch)["untested-architecture"]
+    assert "recognised by its structure" in finding.title
+    assert "MixtralTopKRouter beside MixtralExperts" in finding.evidence
+
+
+def test_compiled_models(batch) -> None:
+    """Before its first call a compiled model has its hooks; after it none is reached, which must not pass for health."""
+    whole = torch.compile(build("mixtral"), backend="eager")
+    assert structure.compiled_before(Patient(model=whole, batch=batch))[0].severity == "note"
+    torch._dynamo.reset()
+    by_layer = build("mixtral")
+    for layer in by_layer.model.layers:
+        layer.compile(backend="eager")
+    with torch.no_grad():
+        by_layer(**batch, use_cache=False)
+    with pytest.raises(RouterError, match=r"0 of 3 routers ran.*load it anew"):
+        structure.compiled_before(Patient(model=by_layer, batch=batch))
+    torch._dynamo.reset()
 
 
 @pytest.mark.parametrize(

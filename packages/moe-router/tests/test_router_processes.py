@@ -72,6 +72,22 @@ def test_a_compiled_model_is_counted_like_an_eager_one(architecture: str) -> Non
     np.testing.assert_array_equal(*counts)
 
 
+def test_passes_that_a_graph_made_before_takes_around_the_hooks_are_an_error() -> None:
+    """A second shape is compiled anew, with the hooks in it: part of the text is counted, which must not pass for all of it."""
+    model = build("mixtral")
+    for layer in model.model.layers:
+        layer.compile(backend="eager", dynamic=False)
+    short, long = (torch.randint(3, 60, (2, n), generator=torch.Generator().manual_seed(1)) for n in (5, 9))
+    with torch.no_grad():
+        model(input_ids=short, use_cache=False)
+        with RoutingRecorder(model) as recorder:
+            model(input_ids=long, use_cache=False)
+            model(input_ids=short, use_cache=False)
+    with pytest.raises(RouterError, match=r"1 of 2 forward passes went around routers|no token was recorded"):
+        recorder.trace()
+    torch._dynamo.reset()
+
+
 ADAPTER = """
 import torch
 from moe_router import MoELayer, Routing

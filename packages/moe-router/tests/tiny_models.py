@@ -181,10 +181,12 @@ def build(architecture: str, **changes: Any) -> PreTrainedModel:
             if parameter.ndim == 2 and _routes(name):
                 parameter.normal_(0, 1)
         for name, buffer in model.named_buffers():
-            if "correction_bias" in name or "balancing_biases" in name or name.endswith("expert_bias"):
-                buffer.normal_(0, 0.3)
             if name.endswith("tid2eid"):
                 buffer.copy_(torch.randint(0, 8, buffer.shape))
+        # Selection biases are buffers in some architectures and frozen parameters in others; zero, they would change nothing.
+        for name, tensor in (*model.named_buffers(), *model.named_parameters()):
+            if "correction_bias" in name or "balancing_biases" in name or name.endswith("expert_bias"):
+                tensor.normal_(0, 0.3)
     return model
 
 

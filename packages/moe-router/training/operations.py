@@ -21,7 +21,11 @@ from moe_router.operations.generate import Example, examples
 from moe_router.operations.training import calibration_error, macro_f1, read_labels, train
 from moe_router.operations.vocabulary import OPERATIONS
 
-PER_OPERATION = 1500
+PER_OPERATION = 400
+LEARNED = (1, 2, 3)
+TESTS = {"random": (4,), "rare": (5,), "both": (4, 5)}
+"""Rounds of labelling that are scored before anything is learned from them."""
+LOGIC = ("bbh", "big_bench_mistake", "logic_llm")
 HERE = Path(__file__).parent
 WRITTEN = HERE.parent / "tests" / "data" / "operation_steps.jsonl"
 
@@ -79,17 +83,21 @@ def main() -> None:
     final = own
     if "MOE_TEST_DATA" in os.environ:
         data = Path(os.environ["MOE_TEST_DATA"])
-        first, second = real_steps(data, labelling=1), real_steps(data, labelling=2)
-        report["own examples alone"]["real, second round"] = score(own.classifier, second)  # type: ignore[index]
-        with_first = train(made, own=first)
-        report["with the first round of real steps"] = {
-            "written": score(with_first.classifier, written),
-            "real, second round": score(with_first.classifier, second),
-        }
-        final = train(made, own=[*first, *second])
-        report["shipped: with both rounds"] = {
+        learned = real_steps(data, labelling=LEARNED)
+        tests = {name: real_steps(data, labelling=rounds) for name, rounds in TESTS.items()}
+        tests["logic, both"] = [e for e in tests["both"] if e.pattern.startswith(LOGIC)]
+        report["own examples alone"] |= {name: score(own.classifier, steps) for name, steps in tests.items()}  # type: ignore[operator]
+        taught = train(made, own=learned)
+        report["with rounds 1 to 3"] = {
+            "steps": len(learned),
+            "unseen patterns and items, macro F1": round(taught.macro_f1, 3),
+            "written": score(taught.classifier, written),
+        } | {name: score(taught.classifier, steps) for name, steps in tests.items()}
+        final = train(made, own=[*learned, *tests["both"]])
+        report["shipped: with all rounds"] = {
+            "steps": len(learned) + len(tests["both"]),
             "written": score(final.classifier, written),
-            "steps a second": speed(final.classifier, [e.text for e in [*first, *second]]),
+            "steps a second": speed(final.classifier, [e.text for e in learned]),
         }
     target = Path(shipped_place.__file__).with_name("operations.npz")
     final.classifier.save(target)

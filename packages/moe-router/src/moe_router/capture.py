@@ -88,6 +88,7 @@ class RoutingRecorder:
         self._only_BS: Tensor | None = None
         self._type_BS: Tensor | None = None
         self._handles: list[Handle] = []
+        self._passes = self._bypassed = 0
 
     def __enter__(self) -> RoutingRecorder:
         if self._tokens_path is not None:
@@ -104,6 +105,7 @@ class RoutingRecorder:
             )
         for module in self._entrances():
             self._handles.append(module.register_forward_pre_hook(self._before_model, with_kwargs=True))
+            self._handles.append(module.register_forward_hook(self._after_model))
         for number, layer in enumerate(self.layers):
             self._handles.extend(layer.attach(self._reader(number)))
         return self
@@ -184,11 +186,22 @@ class RoutingRecorder:
         name = self._group + GENERATED if positions.decoding else self._group
         if name not in self._groups:
             self._groups[name] = GroupSums(self.layers, types=len(self.types), number=len(self._groups))
+        if (
+            not positions.continued
+        ):  # whatever is generated next goes on with these sequences, not with those of a call before
+            for other in self._groups.values():
+                other.last_units = None
         group = self._groups[name]
         type_T = None if self._type_BS is None else self._type_BS.reshape(-1)
         self._now = ForwardPass(group, positions, mask_T, type_T)
         if self._tokens is not None:
             self._tokens.begin(positions)
+
+    def _after_model(self, *_: Any) -> None:
+        if in_recompute() or self._now is None:
+            return
+        self._passes += 1
+        self._bypassed += self._now.layers_seen != len(self.layers)
 
     def _reader(self, number: int) -> Callable[[Routing], None]:
         layer = self.layers[number]
@@ -224,5 +237,10 @@ class RoutingRecorder:
             raise RouterError(
                 "no token was recorded: run the model inside the recorder's context (hooks attached after a torch.compile'd "
                 "call are never reached: attach them first)"
+            )
+        if self._bypassed:
+            raise RouterError(
+                f"{self._bypassed} of {self._passes} forward passes went around routers, so the counts are not of the whole text (a graph that "
+                "torch.compile made before has no place for hooks: attach the recorder first, to a model loaded anew)"
             )
         return assemble(self.layers, self.types, groups, model or self.name, dict(metadata or {}))

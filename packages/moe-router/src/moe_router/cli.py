@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import click
@@ -210,9 +211,10 @@ def analyze(trace_file: Path, output: Path | None, figures: Path | None, kind: s
 
     TRACE is what `trace` or `import` wrote, sums or token by token.
     """
+    from moe_router.comparison import load_any
     from moe_router.report import render_trace, summarise
 
-    loaded = _load_trace(trace_file)
+    loaded, _ = load_any(trace_file)
     if output is not None or figures is not None:
         _write_report(loaded, output, figures, kind)
     if as_json:
@@ -246,42 +248,34 @@ def _write_report(trace: RoutingTrace, output: Path | None, figures: Path | None
             save(picture, figures / f"{name}.{kind}")
 
 
-def _load_trace(path: Path) -> RoutingTrace:
-    """A trace of sums, or one token by token summed up."""
-    from moe_router import token_trace
-    from moe_router.summary import summarise_tokens
-    from moe_router.trace import RoutingTrace, read_header
-
-    if read_header(path)["schema"].startswith("moe-router/tokens@"):
-        return summarise_tokens(token_trace.TokenTrace.load(path))
-    return RoutingTrace.load(path)
-
-
 @main.command()
 @click.argument("before", type=FILE)
 @click.argument("after", type=FILE)
+@click.option("--data", type=FILE, help="Text to record both on, where BEFORE and AFTER are checkpoints.")
 @click.option(
     "--fail-above", type=click.FloatRange(0, 1), help="Exit 1 when a layer's divergence is above this many bits."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the divergences as JSON.")
 @mendable
-def diff(before: Path, after: Path, fail_above: float | None, as_json: bool) -> None:
-    """How far the loads of two traces of the same text lie apart, layer by layer."""
-    from moe_router.report import compare, render_comparison
+def diff(before: Path, after: Path, data: Path | None, fail_above: float | None, as_json: bool) -> None:
+    """How far the routing of two traces, or of two checkpoints on DATA, lies apart on the same tokens, layer by layer."""
+    from moe_router.comparison import drift, load_any
+    from moe_router.report import render_comparison
 
-    first, second = _load_trace(before), _load_trace(after)
-    if first.experts_L != second.experts_L:
-        raise RouterError(
-            f"traces of {len(first.layers)} layers of {first.num_experts} experts and {len(second.layers)} of {second.num_experts} "
-            "cannot be compared"
-        )
-    rows = compare(first, second)
-    flips = _flips(before, after)
-    for row, flipped in zip(rows, flips, strict=False):
-        row |= flipped
-    worst = max(row["js_divergence"] for row in rows)
+    with TemporaryDirectory() as folder:
+        paths = [before, after]
+        for n, path in enumerate(paths):
+            if not path.is_file() and data is not None:
+                paths[n] = _recorded(str(path), data, Path(folder) / f"{n}.tokens")
+            elif path.is_dir():
+                raise RouterError(f"{path} is a folder: to compare checkpoints give the text too, with --data FILE")
+        (first, first_tokens), (second, second_tokens) = map(load_any, paths)
+        both = None if first_tokens is None or second_tokens is None else (first_tokens, second_tokens)
+        rows = drift(first, second, both)
+    worst = max(row.js_divergence for row in rows)
     if as_json:
-        click.echo(json.dumps({"schema": "moe-router/diff@1", "worst": worst, "layers": rows}, indent=1))
+        layers = [asdict(row) for row in rows]
+        click.echo(json.dumps({"schema": "moe-router/diff@1", "worst": worst, "layers": layers}, indent=1))
     else:
         from rich.console import Console
 
@@ -289,29 +283,15 @@ def diff(before: Path, after: Path, fail_above: float | None, as_json: bool) -> 
     raise SystemExit(1 if fail_above is not None and worst > fail_above else 0)
 
 
-def _flips(before: Path, after: Path) -> list[dict[str, float]]:
-    """Per layer, how many tokens chose otherwise; empty unless both traces are token by token, of the same tokens."""
-    from moe_router.metrics.drift import flipped_tokens, router_saturation
-    from moe_router.token_trace import TokenTrace
-    from moe_router.trace import read_header
+def _recorded(model: str, data: Path, path: Path) -> Path:
+    """The full trace of a checkpoint on a text."""
+    from rich.console import Console
 
-    if not all(read_header(path)["schema"].startswith("moe-router/tokens@") for path in (before, after)):
-        return []
-    first, second = TokenTrace.load(before), TokenTrace.load(after)
-    same = first.experts_TLK.shape == second.experts_TLK.shape
-    if same and first.token_ids_T is not None and second.token_ids_T is not None:
-        same = bool((first.token_ids_T == second.token_ids_T).all())
-    if not same:
-        raise RouterError(
-            "the traces are not of the same tokens: record both on the same data with the same tokenizer and batch order"
-        )
-    return [
-        {
-            "flipped_tokens": flipped_tokens(first.experts_TLK[:, n], second.experts_TLK[:, n]),
-            "router_saturation": router_saturation(first.experts_TLK[:, n], second.experts_TLK[:, n]),
-        }
-        for n in range(len(first.layers))
-    ]
+    from moe_router.record import TraceOptions, record
+
+    _check_model(model)
+    record(model, data, TraceOptions(types=None, tokens=path), Console(stderr=True))
+    return path
 
 
 @main.command("import")

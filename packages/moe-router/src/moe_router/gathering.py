@@ -16,7 +16,7 @@ from moe_router.architectures.base import MoELayer, Routing
 from moe_router.errors import RouterError
 from moe_router.positions import Positions
 from moe_router.streaming import LayerSums, Transitions, units_for
-from moe_router.trace import RoutingTrace
+from moe_router.trace import RoutingTrace, pair_folds
 
 
 class GroupSums:
@@ -25,6 +25,7 @@ class GroupSums:
     def __init__(self, layers: list[MoELayer], *, types: int, number: int) -> None:
         self.layers, self.types, self.number = layers, types, number
         self.limit = min(units_for(layer.num_experts) for layer in layers)
+        self.pair_folds = pair_folds(max(layer.num_experts for layer in layers))
         self.sequences = 0
         self.last_units: Tensor | None = None
         self.sums: dict[int, LayerSums] = {}
@@ -34,7 +35,7 @@ class GroupSums:
 
     def place(self, positions: Positions) -> Tensor:
         """The unit of every position of a pass, [T]."""
-        if positions.decoding and self.last_units is not None and len(self.last_units) == positions.sequences:
+        if positions.continued and self.last_units is not None and len(self.last_units) == positions.sequences:
             units = self.last_units
         else:
             numbers = np.arange(self.sequences, self.sequences + positions.sequences) % self.limit
@@ -53,7 +54,12 @@ class GroupSums:
         """The sums of a layer, with room for the units in use."""
         if number not in self.sums:
             self.sums[number] = LayerSums(
-                self.layers[number].num_experts, self.units, self.types, device, group=self.number
+                self.layers[number].num_experts,
+                self.units,
+                self.types,
+                device,
+                group=self.number,
+                folds=self.pair_folds,
             )
         sums = self.sums[number]
         if len(sums.pairs_U) < self.units:
@@ -92,6 +98,7 @@ class ForwardPass:
             together_T[1:] &= mask_T[1:] & mask_T[:-1]
         self.together_T = together_T
         self._first: tuple[int, Tensor] | None = None
+        self.layers_seen = 0
         if type_T is not None and len(type_T) != len(self.unit_T):
             raise RouterError(f"{len(type_T)} token types for {len(self.unit_T)} positions")
 
@@ -106,15 +113,16 @@ class ForwardPass:
         mask_T = None if self.mask_T is None else self.mask_T.to(device)
         unit_T, together_T = self.unit_T.to(device), self.together_T.to(device)
         type_T = None if self.type_T is None else self.type_T.to(device)
+        self.layers_seen += 1
         first_T = self.group.sums_of(number, device).add(routing, mask_T, unit_T, together_T, type_T)
         self.group.count_tokens(number, mask_T, unit_T)
         before, self._first = self._first, (number, first_T)
-        if before is not None and before[0] == number - 1 and self.group.sums[number].coactivation_EE is not None:
+        if before is not None and before[0] == number - 1 and self.group.sums[number].coactivation_FEE is not None:
             transitions = self.group.transitions
             if number - 1 not in transitions:
                 experts = self.group.layers[number - 1].num_experts
-                transitions[number - 1] = Transitions(experts, layer.num_experts, device)
-            transitions[number - 1].add(before[1], first_T)
+                transitions[number - 1] = Transitions(self.group.pair_folds, experts, layer.num_experts, device)
+            transitions[number - 1].add(before[1], first_T, unit_T)
 
 
 def assemble(
@@ -156,12 +164,12 @@ def assemble(
             )
     tokens_U = np.concatenate([group.tokens()[0, : group.units] for group in groups.values()])
     top_k_L = tuple(layer.top_k for layer in layers)
-    coactivation = summed("coactivation_EE", 2)
+    coactivation = summed("coactivation_FEE", 2)
     transitions = None
     if coactivation is not None and all(len(g.transitions) == len(layers) - 1 for g in groups.values()):
-        none = np.zeros((0, widest, widest), dtype=np.int64)
-        steps = [sum(wide(g.transitions[n].counts_EE, 2) for g in groups.values()) for n in range(len(layers) - 1)]
-        transitions = np.stack(steps) if steps else none
+        none = np.zeros((pair_folds(widest), 0, widest, widest), dtype=np.int64)
+        steps = [sum(wide(g.transitions[n].counts_FEE, 2) for g in groups.values()) for n in range(len(layers) - 1)]
+        transitions = np.stack(steps, axis=1) if steps else none
     types = summed("types_FCE", 1) if types_ else None
     return RoutingTrace(
         model=model,
@@ -180,7 +188,7 @@ def assemble(
         repeats_UL=of_units("repeats_U", 0),
         mass_GLE=np.stack([[wide(g.sums[n].mass_E, 1) for n in range(len(layers))] for g in groups.values()]),
         types_FCLE=None if types is None else types.transpose(1, 2, 0, 3),
-        coactivation_LEE=None if coactivation is None else coactivation + coactivation.transpose(0, 2, 1),
-        transitions_LEE=transitions,
+        coactivation_FLEE=None if coactivation is None else (coactivation + coactivation.swapaxes(2, 3)).swapaxes(0, 1),
+        transitions_FLEE=transitions,
         metadata=metadata,
     )

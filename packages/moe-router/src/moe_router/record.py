@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import Progress
 
 from moe_router.capture import RoutingRecorder
+from moe_router.comparison import fingerprint
 from moe_router.errors import RouterError
 from moe_router.text import TYPES, Sample, read_texts
 from moe_router.trace import RoutingTrace
@@ -92,7 +94,9 @@ def record(model: str, data: Path, options: TraceOptions, console: Console) -> R
                 else:
                     loaded(**inputs, use_cache=False)
             bar.advance(task)
-    return recorder.trace(metadata={"data": str(data), "types": options.types or "none"})
+    kept = [sample.ids[: options.max_length] for batch in batches for sample in batch]
+    of_tokens = fingerprint(np.concatenate(kept), [len(tokens) for tokens in kept])
+    return recorder.trace(metadata={"data": str(data), "types": options.types or "none", "fingerprint": of_tokens})
 
 
 def _batches(samples: list[Sample], size: int) -> list[list[Sample]]:

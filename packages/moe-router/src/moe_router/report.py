@@ -11,13 +11,14 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from moe_router.metrics.drift import js_divergence, total_variation
+from moe_router.metrics.drift import js_divergence
 from moe_router.metrics.load import dead_experts, gini, load_fractions, max_violation, normalised_entropy
 from moe_router.trace import RoutingTrace
 
 if TYPE_CHECKING:
     from moe_router.architectures.base import MoELayer
     from moe_router.architectures.support import Support
+    from moe_router.comparison import LayerDrift
     from moe_router.doctor.findings import Finding
 
 _CELLS = " ▁▂▃▄▅▆▇█"
@@ -51,14 +52,6 @@ def summarise(trace: RoutingTrace) -> list[dict[str, Any]]:
     ]
 
 
-def compare(before: RoutingTrace, after: RoutingTrace) -> list[dict[str, Any]]:
-    """One row for every layer: how far the loads of two traces lie apart."""
-    return [
-        {"layer": name, "js_divergence": js_divergence(p_E, q_E), "total_variation": total_variation(p_E, q_E)}
-        for name, p_E, q_E in zip(before.layers, before.counts_GLE.sum(0), after.counts_GLE.sum(0), strict=True)
-    ]
-
-
 def render_trace(console: Console, trace: RoutingTrace) -> None:
     """Every layer's load and how even it is."""
     console.print(
@@ -80,16 +73,31 @@ def render_trace(console: Console, trace: RoutingTrace) -> None:
         console.print(groups)
 
 
-def render_comparison(console: Console, rows: Sequence[dict[str, Any]]) -> None:
-    """How far two traces lie apart, layer by layer."""
-    tokens = "flipped_tokens" in rows[0]
+def render_comparison(console: Console, rows: Sequence[LayerDrift]) -> None:
+    """How far two traces lie apart, layer by layer, with 95 % intervals over sequences."""
+    from moe_router.pages.words import labels
+
+    tokens = rows[0].flipped_tokens is not None
     table = _table(
-        "layer", "Jensen–Shannon (bits)", "total variation", *(["tokens flipped", "saturation"] if tokens else [])
+        "layer", "Jensen–Shannon (bits)", "q", *(["tokens flipped", "saturation"] if tokens else ["total variation"])
     )
-    for row in rows:
-        own = [f"{row['flipped_tokens']:.1%}", f"{row['router_saturation']:.3f}"] if tokens else []
-        table.add_row(row["layer"], f"{row['js_divergence']:.4f}", f"{row['total_variation']:.3f}", *own)
+    for row, name in zip(rows, labels(tuple(row.layer for row in rows)), strict=True):
+        q = "–" if row.q_value is None else f"{row.q_value:.3f}"
+        if row.flipped_tokens is None or row.router_saturation is None:
+            own = [f"{row.total_variation:.3f}"]
+        else:
+            own = [
+                f"{row.flipped_tokens:.1%}{_interval(row.flipped_interval, '.1%')}",
+                f"{row.router_saturation:.3f}",
+            ]
+        table.add_row(name, f"{row.js_divergence:.4f}{_interval(row.js_interval, '.4f')}", q, *own)
     console.print(table)
+    few = ", too few here" if rows[0].q_value is None else "; q is the false discovery rate of the divergence"
+    console.print(f"in brackets 95 % intervals over sequences{few}", style="dim")
+
+
+def _interval(limits: tuple[float, float] | None, form: str) -> str:
+    return "" if limits is None else f" [{limits[0]:{form}}–{limits[1]:{form}}]"
 
 
 def render_layers(console: Console, layers: Sequence[MoELayer], *, parameters: int) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from moe_router.architectures.base import Routing
-from moe_router.trace import TYPE_FOLDS, fold_of
+from moe_router.trace import TYPE_FOLDS, fold_of, pair_folds
 
 MAX_UNITS = 256
 """Units of a group; sequences beyond are added to them in turn."""
@@ -28,8 +28,18 @@ def units_for(experts: int) -> int:
 class LayerSums:
     """The sums of one layer."""
 
-    def __init__(self, num_experts: int, units: int, types: int, device: torch.device, *, group: int = 0) -> None:
+    def __init__(
+        self,
+        num_experts: int,
+        units: int,
+        types: int,
+        device: torch.device,
+        *,
+        group: int = 0,
+        folds: int | None = None,
+    ) -> None:
         self.num_experts, self.group = num_experts, group
+        self.folds = folds or pair_folds(num_experts)
 
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(*shape, dtype=torch.int64, device=device)
@@ -43,7 +53,7 @@ class LayerSums:
         self.mass_E = torch.zeros(num_experts + 1, dtype=torch.float64, device=device)
         self.types_FCE = zeros(TYPE_FOLDS, types, num_experts + 1)
         paired = num_experts <= MAX_PAIRED_EXPERTS
-        self.coactivation_EE = zeros(num_experts + 1, num_experts + 1) if paired else None
+        self.coactivation_FEE = zeros(self.folds, num_experts + 1, num_experts + 1) if paired else None
 
     def grow(self, units: int) -> None:
         """Make room for more units."""
@@ -92,10 +102,12 @@ class LayerSums:
             cell_T = (fold_of(unit_T, self.group) * self.types_FCE.shape[1] + type_T) * bins
             for k in range(top_k):
                 self.types_FCE.view(-1).scatter_add_(0, cell_T + indices_TK[:, k], ones_T)
-        if self.coactivation_EE is not None:
+        if self.coactivation_FEE is not None:
+            base_T = (unit_T % self.folds) * bins * bins
             for i in range(top_k):
                 for j in range(i + 1, top_k):
-                    self.coactivation_EE.view(-1).scatter_add_(0, indices_TK[:, i] * bins + indices_TK[:, j], ones_T)
+                    keys_T = base_T + indices_TK[:, i] * bins + indices_TK[:, j]
+                    self.coactivation_FEE.view(-1).scatter_add_(0, keys_T, ones_T)
         same_T = together_T.clone()
         same_T[1:] &= first_T[1:] == first_T[:-1]
         self.repeats_U.scatter_add_(0, unit_T, same_T.long())
@@ -104,12 +116,13 @@ class LayerSums:
 
 
 class Transitions:
-    """Counts of first choices in one layer against first choices in the next, [E, E']."""
+    """Counts of first choices in one layer against first choices in the next, [F, E, E']."""
 
-    def __init__(self, before: int, after: int, device: torch.device) -> None:
-        self.counts_EE = torch.zeros(before + 1, after + 1, dtype=torch.int64, device=device)
+    def __init__(self, folds: int, before: int, after: int, device: torch.device) -> None:
+        self.counts_FEE = torch.zeros(folds, before + 1, after + 1, dtype=torch.int64, device=device)
 
-    def add(self, before_T: Tensor, after_T: Tensor) -> None:
+    def add(self, before_T: Tensor, after_T: Tensor, unit_T: Tensor) -> None:
         """Add one pass's."""
-        keys_T = before_T.to(self.counts_EE.device) * self.counts_EE.shape[1] + after_T.to(self.counts_EE.device)
-        self.counts_EE.view(-1).scatter_add_(0, keys_T, torch.ones_like(keys_T))
+        device, (folds, rows, columns) = self.counts_FEE.device, self.counts_FEE.shape
+        keys_T = ((unit_T.to(device) % folds) * rows + before_T.to(device)) * columns + after_T.to(device)
+        self.counts_FEE.view(-1).scatter_add_(0, keys_T, torch.ones_like(keys_T))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from moe_router.streaming import MAX_PAIRED_EXPERTS, units_for
 from moe_router.token_trace import TokenTrace
-from moe_router.trace import TYPE_FOLDS, RoutingTrace, fold_of
+from moe_router.trace import TYPE_FOLDS, RoutingTrace, fold_of, pair_folds
 
 
 def summarise_tokens(trace: TokenTrace, *, threads: int = 2) -> RoutingTrace:
@@ -35,8 +35,9 @@ def summarise_tokens(trace: TokenTrace, *, threads: int = 2) -> RoutingTrace:
     transitions = None
     if paired:
         with ThreadPoolExecutor(threads) as pool:
-            steps = list(pool.map(lambda n: _step(trace, n, experts), range(len(trace.layers) - 1)))
-        transitions = np.stack(steps) if steps else np.zeros((0, experts, experts), dtype=np.int64)
+            steps = list(pool.map(lambda n: _step(trace, n, units, experts), range(len(trace.layers) - 1)))
+        none = np.zeros((pair_folds(experts), 0, experts, experts), dtype=np.int64)
+        transitions = np.stack(steps, axis=1) if steps else none
 
     def stacked(name: str) -> Any:
         return np.stack([getattr(layer, name) for layer in layers], axis=1)
@@ -58,8 +59,8 @@ def summarise_tokens(trace: TokenTrace, *, threads: int = 2) -> RoutingTrace:
         repeats_UL=stacked("repeats_U"),
         mass_GLE=stacked("mass_GE"),
         types_FCLE=np.stack([layer.types_FCE for layer in layers], axis=2) if trace.type_T is not None else None,
-        coactivation_LEE=np.stack([layer.coactivation_EE for layer in layers]) if paired else None,
-        transitions_LEE=transitions,
+        coactivation_FLEE=stacked("coactivation_FEE") if paired else None,
+        transitions_FLEE=transitions,
         metadata=trace.metadata,
     )
 
@@ -74,6 +75,10 @@ class _Units(NamedTuple):
         first_U = np.searchsorted(self.group_U, self.group_U)
         folds: NDArray[np.int64] = fold_of(np.arange(len(self.group_U)) - first_U, self.group_U)
         return folds
+
+    def pair_fold_U(self, folds: int) -> NDArray[np.int64]:
+        """The part of every unit in which pairs of experts are counted."""
+        return (np.arange(len(self.group_U)) - np.searchsorted(self.group_U, self.group_U)) % folds
 
     def sum(self, values_N: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.bincount(self.unit_N, weights=values_N, minlength=len(self.group_U)).astype(np.int64)
@@ -98,17 +103,18 @@ class _Layer(NamedTuple):
     repeats_U: NDArray[np.int64]
     mass_GE: NDArray[np.float64]
     types_FCE: NDArray[np.int64]
-    coactivation_EE: NDArray[np.int64]
+    coactivation_FEE: NDArray[np.int64]
 
 
 def _layer(trace: TokenTrace, layer: int, units: _Units, experts: int) -> _Layer:
     """One layer's sums. Counting is torch's, which lets other threads run."""
     top_k, groups, types = trace.top_k_L[layer], len(trace.groups), max(1, len(trace.types))
-    count, bins = len(units.group_U), experts + 1
+    count, bins, folds = len(units.group_U), experts + 1, pair_folds(experts)
+    fold_U = torch.from_numpy(units.pair_fold_U(folds))
     totals = {
         "counts": torch.zeros(count * bins, dtype=torch.int64),
         "first": torch.zeros(count * bins, dtype=torch.int64),
-        "pairs": torch.zeros(bins * bins, dtype=torch.int64),
+        "pairs": torch.zeros((folds if experts <= MAX_PAIRED_EXPERTS else 0) * bins * bins, dtype=torch.int64),
         "types": torch.zeros(TYPE_FOLDS * types * bins, dtype=torch.int64),
     }
     repeats_U = torch.zeros(count, dtype=torch.int64)
@@ -125,9 +131,10 @@ def _layer(trace: TokenTrace, layer: int, units: _Units, experts: int) -> _Layer
             _count(totals["counts"], base_T + chosen_TK[:, k])
         _count(totals["first"], base_T + first_T)
         if experts <= MAX_PAIRED_EXPERTS:
+            pairs_T = fold_U[unit_T] * bins * bins
             for i in range(top_k):
                 for j in range(i + 1, top_k):
-                    _count(totals["pairs"], chosen_TK[:, i] * bins + chosen_TK[:, j])
+                    _count(totals["pairs"], pairs_T + chosen_TK[:, i] * bins + chosen_TK[:, j])
         if trace.type_T is not None:
             type_T = torch.from_numpy(np.asarray(trace.type_T[part], dtype=np.int64))
             fold_T = torch.from_numpy(units.fold_U()[units.unit_N[sequence_T]])
@@ -149,7 +156,7 @@ def _layer(trace: TokenTrace, layer: int, units: _Units, experts: int) -> _Layer
         counts_GB = np.zeros((groups, bins))
         np.add.at(counts_GB, units.group_U, counts_UB)
         mass = torch.from_numpy(counts_GB / top_k).reshape(-1)
-    pairs = totals["pairs"].view(bins, bins).numpy()[:-1, :-1]
+    pairs = totals["pairs"].view(-1, bins, bins).numpy()[:, :-1, :-1]
     return _Layer(
         counts_UE=counts_UB[:, :-1],
         first_UE=totals["first"].view(count, bins).numpy()[:, :-1],
@@ -157,21 +164,23 @@ def _layer(trace: TokenTrace, layer: int, units: _Units, experts: int) -> _Layer
         repeats_U=repeats_U.numpy(),
         mass_GE=mass.view(groups, bins).numpy()[:, :-1],
         types_FCE=totals["types"].view(TYPE_FOLDS, types, bins).numpy()[..., :-1],
-        coactivation_EE=pairs + pairs.T,
+        coactivation_FEE=pairs + pairs.swapaxes(1, 2),
     )
 
 
-def _step(trace: TokenTrace, layer: int, experts: int) -> NDArray[np.int64]:
-    """First choices of a layer against those of the next, [E, E]."""
-    bins = experts + 1
-    total = torch.zeros(bins * bins, dtype=torch.int64)
+def _step(trace: TokenTrace, layer: int, units: _Units, experts: int) -> NDArray[np.int64]:
+    """First choices of a layer against those of the next, [F, E, E]."""
+    bins, folds = experts + 1, pair_folds(experts)
+    total = torch.zeros(folds * bins * bins, dtype=torch.int64)
+    fold_N = torch.from_numpy(units.pair_fold_U(folds)[units.unit_N])
     for part in trace.chunks():
+        fold_T = fold_N[torch.from_numpy(trace.sequence_of(part))]
         before, after = (
             torch.from_numpy(np.minimum(trace.ranked(part, n)[:, 0].astype(np.int64), experts))
             for n in (layer, layer + 1)
         )
-        _count(total, before * bins + after)
-    return total.view(bins, bins).numpy()[:-1, :-1]
+        _count(total, (fold_T * bins + before) * bins + after)
+    return total.view(folds, bins, bins).numpy()[:, :-1, :-1]
 
 
 def _count(total: torch.Tensor, keys: torch.Tensor) -> None:

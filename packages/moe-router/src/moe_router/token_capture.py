@@ -37,7 +37,7 @@ class TokenCapture:
 
     def begin(self, positions: Positions) -> None:
         """A forward pass begins."""
-        if not (positions.decoding and len(self._rows) == positions.sequences):
+        if not (positions.continued and len(self._rows) == positions.sequences):
             self._rows = np.arange(self._sequences, self._sequences + positions.sequences)
             self._sequences += positions.sequences
         self._now = {}

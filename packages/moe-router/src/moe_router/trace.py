@@ -22,6 +22,17 @@ TYPE_FOLDS = 32
 """Parts by sequence in which token types are counted: enough to see how far sequences differ, and small."""
 
 
+PAIR_FOLDS = 8
+"""Parts by sequence in which pairs of experts are counted: enough for an interval."""
+MAX_FOLDED_EXPERTS = 128
+"""Layers with more experts than this count pairs of experts in one part, so that a trace stays small."""
+
+
+def pair_folds(experts: int) -> int:
+    """Parts in which pairs of experts are counted where the largest layer has so many."""
+    return PAIR_FOLDS if experts <= MAX_FOLDED_EXPERTS else 1
+
+
 def fold_of(unit: Any, group: Any) -> Any:
     """The fold of a unit, by its number among those of its group; small groups after one another fall into different folds."""
     return (unit + 8 * group) % TYPE_FOLDS
@@ -39,7 +50,7 @@ _ARRAYS = (
     "unit_group_U",
     "mass_GLE",
 )
-_OPTIONAL = ("types_FCLE", "coactivation_LEE", "transitions_LEE")
+_OPTIONAL = ("types_FCLE", "coactivation_FLEE", "transitions_FLEE")
 
 Counts = NDArray[np.int64]
 
@@ -77,10 +88,11 @@ class RoutingTrace:
     """Sum of the routing weights."""
     types_FCLE: Counts | None = None
     """Assignments by token type, in 32 folds of sequences (`fold_of`); None where none were told apart."""
-    coactivation_LEE: Counts | None = None
-    """Tokens that went to both experts; symmetric, zero diagonal. None for layers of more than 512 experts."""
-    transitions_LEE: Counts | None = None
-    """Tokens by first choice in a layer and first choice in the next, [L − 1, E, E]; None as above."""
+    coactivation_FLEE: Counts | None = None
+    """Tokens that went to both experts; symmetric, zero diagonal; in 8 folds of units (the unit's number in its group, modulo 8), or in one
+    above 128 experts. None for layers of more than 512 experts."""
+    transitions_FLEE: Counts | None = None
+    """Tokens by first choice in a layer and first choice in the next, [F, L − 1, E, E]; None as above."""
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -96,8 +108,8 @@ class RoutingTrace:
             ("idle_UL", (units, layers)),
             ("repeats_UL", (units, layers)),
             ("mass_GLE", (len(self.groups), layers, experts)),
-            ("coactivation_LEE", (layers, experts, experts)),
-            ("transitions_LEE", (layers - 1, experts, experts)),
+            ("coactivation_FLEE", (pair_folds(experts), layers, experts, experts)),
+            ("transitions_FLEE", (pair_folds(experts), layers - 1, experts, experts)),
             ("types_FCLE", (TYPE_FOLDS, len(self.types), layers, experts)),
         ):
             array = getattr(self, name)
@@ -135,6 +147,16 @@ class RoutingTrace:
     def first_GLE(self) -> Counts:
         """Tokens by their heaviest expert, by group."""
         return self._by_group(self.first_ULE)
+
+    @cached_property
+    def coactivation_LEE(self) -> Counts | None:
+        """Tokens that went to both experts, over all folds."""
+        return None if self.coactivation_FLEE is None else self.coactivation_FLEE.sum(0)
+
+    @cached_property
+    def transitions_LEE(self) -> Counts | None:
+        """Tokens by first choice in a layer and in the next, over all folds, [L − 1, E, E]."""
+        return None if self.transitions_FLEE is None else self.transitions_FLEE.sum(0)
 
     @cached_property
     def tokens_G(self) -> Counts:
@@ -219,12 +241,15 @@ def _from_version_1(
     """The older form as the newer: it knew no sequences, so that every group is one unit of an unknown number of them, 0."""
     layers, groups = len(header["layers"]), len(header["groups"])
     none_GL = np.zeros((groups, layers), dtype=np.int64)
+    pairs_LEE = arrays["coactivation_LEE"]
+    pairs_FLEE = np.zeros((pair_folds(pairs_LEE.shape[-1]), *pairs_LEE.shape), dtype=np.int64)
+    pairs_FLEE[0] = pairs_LEE  # not told apart by sequence: all in one fold, from which no interval comes
     stated = {"experts_L": [header["num_experts"]] * layers, "top_k_L": [header["top_k"]] * layers, "types": []}
     return {**header, **stated}, {
         "counts_ULE": arrays["counts_GLE"],
         "first_ULE": arrays["first_GLE"],
         "mass_GLE": arrays["mass_GLE"],
-        "coactivation_LEE": arrays["coactivation_LEE"],
+        "coactivation_FLEE": pairs_FLEE,
         "tokens_U": arrays["tokens_G"],
         "unit_group_U": np.arange(groups),
         "sequences_U": none_GL[:, 0],

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from moe_router.architectures.base import Deliver, Handle, MoELayer, Routing, flat
 from moe_router.architectures.standard import Place, layer_at
-from moe_router.architectures.structure import listed_experts
+from moe_router.architectures.structure import listed_experts, running_modules
 from moe_router.errors import RouterError
 
 
@@ -137,6 +137,6 @@ def _blocks(model: nn.Module, cls: str, adapter: Any, *, experts_per_token: int)
             num_experts=len(listed_experts(block.get_submodule("experts"))),
             experts_per_token=experts_per_token,
         )
-        for name, block in model.named_modules()
+        for name, block in running_modules(model)
         if type(block).__name__ == cls
     ]

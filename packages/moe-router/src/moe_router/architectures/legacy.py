@@ -15,7 +15,7 @@ from torch.nn import functional
 from moe_router.architectures.base import Deliver, Handle, MoELayer, Routing
 from moe_router.architectures.capacity import ExpertRows
 from moe_router.architectures.standard import Place, decision_in, layer_at
-from moe_router.architectures.structure import fused_experts, listed_experts, routers, unwrapped
+from moe_router.architectures.structure import fused_experts, listed_experts, routers, running_modules, unwrapped
 from moe_router.errors import RouterError
 
 
@@ -27,7 +27,7 @@ class LegacyAdapter:
     def find(self, model: nn.Module) -> list[MoELayer]:
         """Every block of that structure, in the order of the modules."""
         found = []
-        for name, block in model.named_modules():
+        for name, block in running_modules(model):
             gates = routers(block)
             experts = {
                 n: len(listed_experts(child)) or fused_experts(unwrapped(child))

@@ -14,7 +14,7 @@ from moe_router.architectures.capacity import NllbMoeAdapter, SwitchAdapter
 from moe_router.architectures.legacy import LegacyAdapter
 from moe_router.architectures.special import DbrxAdapter, DogeAdapter, Gemma4Adapter, JetMoeAdapter, Llama4Adapter
 from moe_router.architectures.standard import StandardAdapter
-from moe_router.architectures.structure import fused_experts, listed_experts, model_types, routers
+from moe_router.architectures.structure import fused_experts, listed_experts, model_types, routers, running_modules
 from moe_router.errors import RouterError
 
 ENTRY_POINTS = "moe_router.adapters"
@@ -87,7 +87,7 @@ def _suspects(model: nn.Module) -> list[str]:
     """Modules that hold experts by name or by shape."""
     return [
         f"{name} ({type(module).__name__})"
-        for name, module in model.named_modules()
+        for name, module in running_modules(model)
         if name
         and (
             fused_experts(module)
@@ -106,7 +106,7 @@ def diagnose(model: nn.Module) -> str:
     suspects = _suspects(model)
     if not suspects:
         return f"{looked_for}; found no module that holds experts or routes"
-    routing = [name for name, block in model.named_modules() if routers(block)]
+    routing = [name for name, block in running_modules(model) if routers(block)]
     shown = ", ".join(suspects[:3]) + (f" and {len(suspects) - 3} more" if len(suspects) > 3 else "")
     where = (
         f"a router in {routing[0]}"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from moe_router.architectures.base import Deliver, Handle, MoELayer, Routing, described, flat
 from moe_router.architectures.standard import Place, StandardAdapter, layer_at, places
-from moe_router.architectures.structure import fused_experts, unwrapped
+from moe_router.architectures.structure import fused_experts, running_modules, unwrapped
 from moe_router.architectures.support import support_of
 from moe_router.errors import RouterError
 
@@ -49,8 +49,13 @@ class DbrxAdapter:
     def find(self, model: nn.Module) -> list[MoELayer]:
         """Blocks whose router is DBRX's."""
         return [
-            layer_at(Place(name, block, "router", "experts"), model, self, num_experts=block.experts.num_experts)
-            for name, block in model.named_modules()
+            layer_at(
+                Place(name, block, "router", "experts"),
+                model,
+                self,
+                num_experts=int(cast(Any, block.experts).num_experts),
+            )
+            for name, block in running_modules(model)
             if type(block).__name__ == "DbrxFFN"
         ]
 
@@ -97,7 +102,7 @@ class JetMoeAdapter:
     def find(self, model: nn.Module) -> list[MoELayer]:
         """Every block with such a router; in JetMoE those of the attention too."""
         found = []
-        for name, block in model.named_modules():
+        for name, block in running_modules(model):
             router = getattr(block, "router", None)
             if isinstance(router, nn.Module) and type(unwrapped(router)).__name__.endswith("TopKGating"):
                 place = Place(name, block, "router", "input_linear")
@@ -133,8 +138,13 @@ class DogeAdapter:
     def find(self, model: nn.Module) -> list[MoELayer]:
         """Blocks of that class."""
         return [
-            layer_at(Place(name, block, "router_gate", "down_embed"), model, self, num_experts=int(block.num_experts))
-            for name, block in model.named_modules()
+            layer_at(
+                Place(name, block, "router_gate", "down_embed"),
+                model,
+                self,
+                num_experts=int(cast(Any, block).num_experts),
+            )
+            for name, block in running_modules(model)
             if type(block).__name__ == "DogeCDMoE"
         ]
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from moe_router.architectures.base import Deliver, Handle, MoELayer, RouterAdapter, Routing, described, flat
-from moe_router.architectures.structure import fused_experts, routers, stream_of, top_k, unwrapped
+from moe_router.architectures.structure import fused_experts, routers, running_modules, stream_of, top_k, unwrapped
 from moe_router.architectures.support import is_tested, scoring_of
 from moe_router.errors import RouterError
 
@@ -31,7 +31,7 @@ class Place(NamedTuple):
 
 def places(model: nn.Module) -> Iterator[Place]:
     """Every block with fused experts and one router beside them, in the order of the modules."""
-    for name, block in model.named_modules():
+    for name, block in running_modules(model):
         found = routers(block)
         experts = [n for n, child in block.named_children() if n not in found and fused_experts(unwrapped(child))]
         experts = [n for n in experts if "shared" not in n]  # inkling fuses the shared ones too

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
@@ -15,10 +16,41 @@ _TOP_K_NAMES = ("num_experts_per_tok", "moe_topk", "moe_k", "top_k_experts", "mo
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """The module below PEFT's wrappers; a parameter wrapper may wrap another."""
-    while isinstance(inner := getattr(module, "base_layer", None), nn.Module):
-        module = inner
-    return module
+    """The module below PEFT's wrappers; a parameter wrapper may wrap another. Of several copies (`modules_to_save`) the one that runs."""
+    while True:
+        below = getattr(module, "base_layer", None) or _running_copy(module)
+        if not isinstance(below, nn.Module):
+            return module
+        module = below
+
+
+def _running_copy(module: nn.Module) -> nn.Module | None:
+    """What PEFT's `modules_to_save` runs in the place of a module; None for any other module."""
+    copies, original = getattr(module, "modules_to_save", None), getattr(module, "original_module", None)
+    if not isinstance(copies, nn.ModuleDict) or not isinstance(original, nn.Module):
+        return None
+    active = [] if getattr(module, "disable_adapters", False) else getattr(module, "active_adapters", [])
+    return next((copies[name] for name in active if name in copies), original)
+
+
+def running_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every module by name, without the copies that PEFT keeps beside the one that runs."""
+    asleep: list[str] = []
+    for name, module in model.named_modules():
+        if any(name.startswith(prefix) for prefix in asleep):
+            continue
+        yield name, module
+        running = _running_copy(module)
+        if running is not None:
+            # The original, and those in the dictionary of copies.
+            kept = [
+                (path, copy)
+                for path, copy in module.named_modules()
+                if path.count(".") == path.startswith("modules_to_save.")
+            ]
+            asleep += [
+                f"{name}.{path}" for path, copy in kept if path not in ("", "modules_to_save") and copy is not running
+            ]
 
 
 def fused_experts(module: nn.Module) -> int:
@@ -28,11 +60,23 @@ def fused_experts(module: nn.Module) -> int:
     """
     if isinstance(module, nn.Conv1d):  # its kernel has three dimensions too
         return 0
-    counts = {p.shape[0] for p in module.parameters(recurse=False) if p.ndim == 3}
+    counts = {shape[0] for shape in _weight_shapes(module) if len(shape) == 3}
     stated = getattr(module, "total_experts", None)
     if len(counts) == 2 and stated in counts:
         return int(stated)
     return counts.pop() if len(counts) == 1 else 0
+
+
+def _weight_shapes(module: nn.Module) -> list[tuple[int, ...]]:
+    """Of a module's own parameters; of those that bitsandbytes packed, the shape before."""
+    packed = [getattr(p, "quant_state", None) for p in module.parameters(recurse=False)]
+    shapes = [
+        tuple(p.shape) for p, state in zip(module.parameters(recurse=False), packed, strict=True) if state is None
+    ]
+    # `replace_parameter_4bit` moves the parameter into a parametrization that unpacks it.
+    for steps in getattr(module, "parametrizations", {}).values():
+        packed += [getattr(step, "quant_state", None) for step in steps]
+    return shapes + [tuple(state.shape) for state in packed if state is not None]
 
 
 def listed_experts(module: nn.Module) -> list[nn.Module]:

@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from moe_router.doctor import losses, structure
+from moe_router.doctor import adapters, losses, runs, structure
 from moe_router.doctor.findings import ERROR, NOTE, WARNING, Finding, Patient
 from moe_router.errors import RouterError
 
 CHECKS: dict[str, Callable[[Patient], list[Finding]]] = {
     "transformers version and architecture": structure.unsupported_version,
-    "adapters on routers": structure.adapted_router,
-    "experts out of reach of adapters": structure.experts_out_of_reach,
+    "adapters on routers": adapters.adapted_router,
+    "experts out of reach of adapters": adapters.experts_out_of_reach,
+    "adapters without gradient": adapters.adapters_without_gradient,
     "experts left unquantised": structure.experts_unquantised,
     "compiled model": structure.compiled_before,
     "selection that never ran": losses.selection_never_ran,
@@ -27,6 +28,9 @@ CHECKS: dict[str, Callable[[Patient], list[Finding]]] = {
     "reentrant checkpointing": losses.reentrant_checkpointing,
     "selection biases": structure.bias_never_updated,
     "routers without gradient": structure.routers_without_gradient,
+    "restarts with trained weights": runs.restarts_with_trained_weights,
+    "losses that are not numbers": runs.hidden_nan,
+    "leaf modules of ZeRO-3": runs.zero3_leaves,
 }
 """What is looked for, by name."""
 SEVERITIES = (ERROR, WARNING, NOTE)

@@ -90,6 +90,14 @@ class Patient:
             else self.model(**self.inputs, **arguments)
         )
 
+    def backward(self) -> bool:
+        """A backward pass of the model's loss on the batch; False where the loss depends on nothing that trains."""
+        loss = self.forward(labels=self.labels).loss
+        if not loss.requires_grad:
+            return False
+        loss.backward()
+        return True
+
     def routing(self) -> list[Routing]:
         """Every layer's executed routing of the batch's tokens, padding left out."""
         seen: dict[int, Routing] = {}
@@ -108,7 +116,10 @@ class Patient:
             for handle in handles:
                 handle.remove()
         if len(seen) != len(self.layers):
-            raise RouterError(f"{len(seen)} of {len(self.layers)} routers ran: part of the routing is bypassed")
+            raise RouterError(
+                f"{len(seen)} of {len(self.layers)} routers ran: part of the routing is bypassed (a model that ran compiled before has no "
+                "place for hooks: load it anew, and run fused kernels and torch.compile only after)"
+            )
         keep_T = self.batch["attention_mask"].reshape(-1).bool()
         return [
             seen[n]._replace(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -20,9 +21,11 @@ BALANCED = "use moe-router's RoutingBalancer (moe-train does), whose loss is on 
 
 
 def stock_loss(patient: Patient) -> Callable[..., Any] | None:
-    """The load-balancing loss of the model's own modeling file; None where it has none."""
+    """The load-balancing loss of the model's own modeling file, where it takes logits and chooses among them itself; None for none."""
     module = sys.modules.get(type(_base(patient.model)).__module__)
-    return getattr(module, "load_balancing_loss_func", None)
+    loss = getattr(module, "load_balancing_loss_func", None)
+    # Switch's and NLLB-MoE's are given the decision.
+    return loss if loss is not None and "gate_logits" in inspect.signature(loss).parameters else None
 
 
 def coefficient(patient: Patient) -> tuple[str, float] | None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import Any
 
 import torch
-from torch import nn
 
 from moe_router.architectures.structure import unwrapped
 from moe_router.architectures.support import window
@@ -47,70 +45,6 @@ def unsupported_version(patient: Patient) -> list[Finding]:
     return found
 
 
-def adapted_router(patient: Patient) -> list[Finding]:
-    """Adapters on routers change who decides; `all-linear` puts them there."""
-    adapted = [
-        name
-        for layer in patient.layers
-        for name in (layer.router_name,)
-        if any("lora_" in n for n, _ in layer.router.named_parameters()) or hasattr(layer.router, "lora_A")
-    ]
-    if adapted:
-        return [
-            Finding(
-                check="router-adapted",
-                severity=ERROR,
-                title="adapters sit on the routers",
-                evidence=f"{len(adapted)} of {len(patient.layers)} routers have LoRA weights, {adapted[0]} first",
-                mend="list target_modules by name, without the gate or router; or train routers on purpose, at a rate of their own",
-            )
-        ]
-    linear = [
-        layer
-        for layer in patient.layers
-        if isinstance(unwrapped(layer.router), nn.Linear)
-        or any(isinstance(m, nn.Linear) for m in layer.router.modules())
-    ]
-    if not linear:
-        return []
-    asked = patient.setting("target_modules") == "all-linear"
-    return [
-        Finding(
-            check="router-adapted",
-            severity=ERROR if asked else NOTE,
-            title="target_modules='all-linear' " + ("adapts" if asked else "would adapt") + " the routers",
-            evidence=f"{len(linear)} of {len(patient.layers)} routers are or hold an nn.Linear, {linear[0].router_name} first",
-            mend="list target_modules by name, without the gate or router",
-        )
-    ]
-
-
-def experts_out_of_reach(patient: Patient) -> list[Finding]:
-    """PEFT's target_modules match modules; fused experts are parameters."""
-    targets = patient.setting("target_modules")
-    fused = [
-        layer
-        for layer in patient.layers
-        if any(p.ndim == 3 for p in unwrapped(layer.experts).parameters(recurse=False))
-    ]
-    if targets is None or not fused or patient.setting("target_parameters", "experts"):
-        return []
-    weights = sum(p.numel() for layer in fused for p in unwrapped(layer.experts).parameters())
-    share = weights / sum(p.numel() for p in patient.model.parameters())
-    return [
-        Finding(
-            check="experts-untrained",
-            severity=ERROR,
-            title="the run's target_modules reach no expert",
-            evidence=(
-                f"{len(fused)} layers hold their experts as three-dimensional parameters, {share:.0%} of all weights; target_modules="
-                f"{targets!r} matches modules only"
-            ),
-            mend="name them in target_parameters (mlp.experts.gate_up_proj, mlp.experts.down_proj); moe-train proves what trains",
-        )
-    ]
-
-
 def experts_unquantised(patient: Patient) -> list[Finding]:
     """`load_in_4bit` packs nn.Linear; fused experts stay as they are."""
     quantised = getattr(patient.model, "is_quantized", False) or getattr(patient.model, "is_loaded_in_4bit", False)
@@ -149,7 +83,7 @@ def bias_never_updated(patient: Patient) -> list[Finding]:
         return []
     before = {name: tensor.detach().clone() for name, tensor in biases.items()}
     with patient.training():
-        patient.forward(labels=patient.labels).loss.backward()
+        patient.backward()
         moved = [
             n
             for n, t in biases.items()
@@ -178,7 +112,7 @@ def routers_without_gradient(patient: Patient) -> list[Finding]:
     if all(frozen):
         return []
     with patient.training():
-        patient.forward(labels=patient.labels).loss.backward()
+        patient.backward()
         norms = [
             sum(float(p.grad.float().norm()) for p in layer.router.parameters() if p.grad is not None)
             for layer in patient.layers
@@ -199,15 +133,18 @@ def routers_without_gradient(patient: Patient) -> list[Finding]:
 
 def compiled_before(patient: Patient) -> list[Finding]:
     """Hooks that come after the first compiled call are never reached."""
-    compiled: Any = hasattr(patient.model, "_orig_mod")
+    compiled = hasattr(patient.model, "_orig_mod") or any(
+        getattr(module, "_compiled_call_impl", None) is not None for module in patient.model.modules()
+    )
     if not compiled:
         return []
+    patient.routing()  # raises where the routers are not reached
     return [
         Finding(
             check="compiled",
             severity=NOTE,
             title="the model is compiled",
-            evidence="its routers were reached in this process, before its first compiled call",
+            evidence=f"all {len(patient.layers)} routers were reached in this process, before its first compiled call",
             mend="attach recorders and balancers before torch.compile; without a recorded token moe-router raises an error",
         )
     ]

@@ -11,8 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe_router.errors import RouterError
-from moe_router.metrics.collaboration import Edge, Repetition, collaboration_graph, repetition, transition
+from moe_router.metrics.collaboration import (
+    Edge,
+    Information,
+    Repetition,
+    collaboration_graph,
+    repetition,
+    transition_information,
+)
+from moe_router.metrics.groups import Specialization, specialization
 from moe_router.metrics.load import (
+    coefficient_of_variation,
     dead_experts,
     dominant_experts,
     gini,
@@ -21,7 +30,7 @@ from moe_router.metrics.load import (
     normalised_entropy,
 )
 from moe_router.metrics.significance import GroupComparison, bootstrap_interval, compare_units, false_discovery_rates
-from moe_router.metrics.specialization import Affinity, specialization_score, type_affinity
+from moe_router.metrics.specialization import Affinity, type_affinity
 from moe_router.operations.steps import OUTSIDE
 from moe_router.trace import RoutingTrace
 
@@ -41,6 +50,9 @@ class LayerFacts:
     entropy_interval: tuple[float, float] | None
     """95 %, by sequences; None where they are too few."""
     gini: float
+    gini_interval: tuple[float, float] | None
+    variation: float
+    """Coefficient of variation."""
     max_violation: float
     max_violation_interval: tuple[float, float] | None
     dead: list[int]
@@ -60,17 +72,18 @@ class Analysis:
     """Each group against all others; empty with one group."""
     not_compared: tuple[str, ...]
     """Why groups are not among them."""
-    scores_LE: NDArray[np.float64] | None
-    """Specialisation of every expert by group; None with one group."""
+    specialization: Specialization | None
+    """Of every expert by group, against chance; None with one group or too few sequences."""
     affinity: tuple[Affinity, ...]
     """Of token types, for every layer; empty where none were told apart or sequences are too few."""
     affinity_q_LCE: NDArray[np.float64] | None
     """False discovery rate over layers × types × experts."""
     no_affinity: str
     """Why there is none."""
-    information_L: tuple[float, ...]
-    """Bits that a layer's first choice tells of the next layer's."""
+    information_L: tuple[Information, ...]
+    """What a layer's first choice tells of the next layer's."""
     edges: tuple[Edge, ...]
+    """Pairs of experts that share tokens more often than chance, at 5 % false discoveries where sequences are enough to tell."""
 
 
 def analyse(trace: RoutingTrace, *, permutations: int | None = None) -> Analysis:
@@ -82,24 +95,22 @@ def analyse(trace: RoutingTrace, *, permutations: int | None = None) -> Analysis
     """
     comparisons, not_compared = _comparisons(trace, permutations)
     affinity, q_LCE, no_affinity = _affinity(trace)
-    groups = [g for g in range(len(trace.groups)) if trace.counts_GLE[g].sum() > 0]
-    scores = None
-    if len(groups) > 1:
-        scores = np.full((len(trace.layers), trace.num_experts), np.nan)
-        for layer, experts in enumerate(trace.experts_L):
-            scores[layer, :experts] = specialization_score(trace.counts_GLE[groups, layer, :experts])
-    transitions = trace.transitions_LEE if trace.transitions_LEE is not None else ()
+    try:
+        special = specialization(trace, permutations=min(999, permutations or 999)) if len(trace.groups) > 1 else None
+    except RouterError:
+        special = None  # the comparisons say which groups have too few sequences
+    transitions = () if trace.transitions_FLEE is None else trace.transitions_FLEE.swapaxes(0, 1)
     return Analysis(
         trace=trace,
         layers=tuple(_layer(trace, n) for n in range(len(trace.layers))),
         comparisons=comparisons,
         not_compared=not_compared,
-        scores_LE=scores,
+        specialization=special,
         affinity=affinity,
         affinity_q_LCE=q_LCE,
         no_affinity=no_affinity,
-        information_L=tuple(transition(counts_EE).information_bits for counts_EE in transitions),
-        edges=tuple(collaboration_graph(trace)) if trace.coactivation_LEE is not None else (),
+        information_L=tuple(transition_information(counts_FEE) for counts_FEE in transitions),
+        edges=tuple(collaboration_graph(trace)) if trace.coactivation_FLEE is not None else (),
     )
 
 
@@ -115,6 +126,8 @@ def _layer(trace: RoutingTrace, layer: int) -> LayerFacts:
         entropy=normalised_entropy(counts_E),
         entropy_interval=bootstrap_interval(units_UE, normalised_entropy) if enough else None,
         gini=gini(counts_E),
+        gini_interval=bootstrap_interval(units_UE, gini) if enough else None,
+        variation=coefficient_of_variation(counts_E),
         max_violation=max_violation(counts_E),
         max_violation_interval=bootstrap_interval(units_UE, max_violation) if enough else None,
         dead=dead_experts(counts_E),

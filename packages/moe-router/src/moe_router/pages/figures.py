@@ -62,7 +62,7 @@ def pictures(analysis: Analysis) -> dict[str, Picture]:
     made.append(Picture("evenness", "Normalised load entropy and MaxVio by layer", lambda: _evenness(analysis)))
     if analysis.comparisons:
         made.append(Picture("groups", "Divergence of each group from the rest, by layer", lambda: _groups(analysis)))
-    if analysis.scores_LE is not None:
+    if analysis.specialization is not None:
         made.append(
             Picture("specialisation", "Specialisation of every expert by group", lambda: _specialisation(analysis))
         )
@@ -195,8 +195,11 @@ def _groups(analysis: Analysis) -> Figure:
 
 
 def _specialisation(analysis: Analysis) -> Figure:
-    assert analysis.scores_LE is not None
-    ordered = -np.sort(-analysis.scores_LE, axis=1)
+    assert analysis.specialization is not None
+    found = analysis.specialization
+    order_LE = np.argsort(-np.nan_to_num(found.score_LE, nan=-1), axis=1, kind="stable")
+    ordered = np.take_along_axis(found.score_LE, order_LE, axis=1)
+    sure = np.take_along_axis(found.p_adjusted_LE, order_LE, axis=1) <= 0.05
     figure, axes = plt.subplots(figsize=(9, _height(len(analysis.layers))))
     _grid(
         axes,
@@ -206,6 +209,10 @@ def _specialisation(analysis: Analysis) -> Figure:
         of="experts of the layer, most specialised first",
         cmap="viridis",
     )
+    middle = np.nanmax(ordered) / 2
+    for n, e in np.argwhere(sure):
+        color = "black" if ordered[n, e] > middle else "white"
+        axes.plot(e, n, marker=".", color=color, markersize=4 if ordered.shape[1] <= 32 else 1.5)
     axes.set_ylabel("layer")
     return figure
 
@@ -242,11 +249,14 @@ def _types(analysis: Analysis) -> Figure:
 
 def _transitions(analysis: Analysis) -> Figure:
     assert analysis.trace.transitions_LEE is not None
-    step = int(np.argmax(analysis.information_L))
+    found = analysis.information_L
+    bits = [step.bits for step in found]
+    step = int(np.argmax(bits))
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), gridspec_kw={"width_ratios": [1, 1.15]})
-    x = np.arange(len(analysis.information_L))
+    x = np.arange(len(found))
     names = short(analysis.trace.layers)
-    left.bar(x, analysis.information_L, color="#2563eb")
+    reach = None if np.isnan([step.low for step in found]).any() else [step.high - step.bits for step in found]
+    left.bar(x, bits, yerr=reach, color="#2563eb", error_kw={"ecolor": "#1f2933", "elinewidth": 1, "capsize": 2})
     left.set_title("what a first choice tells of the next (bits)")
     left.set_xticks(
         x, [f"{names[i]}→{names[i + 1]}" for i in x], rotation=60 if len(x) > 6 else 0, fontsize=7 if len(x) > 12 else 8

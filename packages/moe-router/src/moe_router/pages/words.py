@@ -89,6 +89,15 @@ def _groups(analysis: Analysis) -> list[str]:
                 f"{c.share_LE[1][layer, expert]:.1%} (p = {c.p_adjusted_LE[layer, expert]:.2g}, adjusted for all experts)."
             )
         said.append(text)
+    special = analysis.specialization
+    if special is not None:
+        number = int((special.p_adjusted_LE <= 0.05).sum())
+        most = int(np.argmax(special.bits_L - special.chance_bits_L))
+        said.append(
+            f"{number} of {int((~np.isnan(special.score_LE)).sum())} experts serve some groups more than others beyond chance (max-T). "
+            f"The group tells most of the expert in {names[most]}: {special.bits_L[most]:.3f} bits, {special.chance_bits_L[most]:.3f} by "
+            "chance."
+        )
     return said
 
 
@@ -125,15 +134,22 @@ def _order(analysis: Analysis) -> list[str]:
     said = []
     if repeated:
         name, most = max(repeated, key=lambda pair: pair[1].share - pair[1].expected)
+        sure = "" if np.isnan(most.low) else f" (difference {100 * most.low:.1f} to {100 * most.high:.1f} points, 95 %)"
         said.append(
             f"A token's first choice is its predecessor's most often in {name}: {most.share:.1%}, where independent choices with the same "
-            f"load would give {most.expected:.1%}."
+            f"load would give {most.expected:.1%}{sure}."
         )
     if analysis.information_L:
-        step = int(np.argmax(analysis.information_L))
+        step = int(np.argmax([found.bits for found in analysis.information_L]))
+        found = analysis.information_L[step]
+        sure = (
+            "; too few sequences for an interval"
+            if np.isnan(found.low)
+            else f" (95 % {found.low:.2f} to {found.high:.2f})"
+        )
         said.append(
-            f"The first choice in {names[step]} tells {analysis.information_L[step]:.2f} bits of the one in {names[step + 1]}, the most of "
-            "any two consecutive layers."
+            f"The first choice in {names[step]} tells {found.bits:.2f} bits of the one in {names[step + 1]}, the most of any two "
+            f"consecutive layers{sure}."
         )
     return said
 
@@ -142,7 +158,9 @@ def _together(analysis: Analysis) -> list[str]:
     if not analysis.edges:
         return []
     edge, names = analysis.edges[0], labels(analysis.trace.layers)
+    sure = ", untested for want of sequences" if np.isnan(edge.q) else ", at 5 % false discoveries over sequences"
+    interval = "" if np.isnan(edge.low) else f" (95 % {edge.low:.1f} to {edge.high:.1f})"
     return [
         f"Experts {edge.first} and {edge.second} of {names[edge.layer]} share tokens {edge.lift:.1f} times as often as their numbers of "
-        f"pairs make likely ({edge.tokens:,} tokens); {len(analysis.edges)} pairs do so 1.5 times or more."
+        f"pairs make likely{interval}, {edge.tokens:,} tokens; {len(analysis.edges)} pairs do so 1.5 times or more{sure}."
     ]
