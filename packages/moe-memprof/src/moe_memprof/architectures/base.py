@@ -145,10 +145,12 @@ class Model:
         idle = 0
         for tensor in self.tensors:
             if tensor.role == "routed expert" and tensor.layer is not None:
-                feed_forward = self.layers[tensor.layer].feed_forward
-                if isinstance(feed_forward, Experts):
-                    choices = feed_forward.count + feed_forward.identities
-                    idle += tensor.elements - tensor.elements * feed_forward.top_k // choices
+                experts = self.layers[tensor.layer].feed_forward
+                if isinstance(experts, Experts):
+                    choices = experts.count + experts.identities
+                    # transformers gives identities rows in one of the projections; they are never used.
+                    used = tensor.elements * experts.count // choices if tensor.shape[0] == choices else tensor.elements
+                    idle += tensor.elements - used * experts.top_k // choices
         return self.parameters - idle
 
     def by_role(self) -> dict[Role, int]:

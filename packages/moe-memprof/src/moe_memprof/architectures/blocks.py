@@ -39,6 +39,7 @@ def gqa(
     bias: bool = False,
     bias_out: bool | None = None,
     qk_norm: Literal["none", "head", "full"] = "none",
+    full_norms: tuple[int, int] | None = None,
     norm_names: tuple[str, str] = ("q_norm", "k_norm"),
     out: str = "o_proj",
     gate: tuple[str, int] | None = None,
@@ -65,6 +66,7 @@ def gqa(
         sinks=sinks,
     )
     width, kv_width = heads * dim, a.kv_heads * dim
+    norms = (dim, dim) if qk_norm == "head" else full_norms or (width, kv_width)
     of_window = {size: replace(a, window=size) for size in {*window, None}}
 
     def write(w: Weights, i: int) -> Attention:
@@ -76,8 +78,8 @@ def gqa(
         w.linear("v_proj", kv_width, hidden, bias=bias)
         w.linear(out, hidden, width, bias=bias if bias_out is None else bias_out)
         if qk_norm != "none":
-            w.norm(norm_names[0], dim if qk_norm == "head" else width)
-            w.norm(norm_names[1], dim if qk_norm == "head" else kv_width)
+            w.norm(norm_names[0], norms[0])
+            w.norm(norm_names[1], norms[1])
         if gate is not None:
             w.linear(gate[0], gate[1], hidden)
         if extra is not None:

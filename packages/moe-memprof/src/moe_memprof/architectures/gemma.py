@@ -28,9 +28,9 @@ def attention(c: Settings, types: list[str], *, shared_values: bool, borrowing: 
         c.flag("attention_bias"),
         len(types),
     )
-    full = {"head_dim": c.given.get("global_head_dim", 512)}
-    if shared_values and c.given.get("num_global_key_value_heads") is not None:
-        full["num_key_value_heads"] = c.given["num_global_key_value_heads"]
+    full = {"head_dim": c.size("global_head_dim", 512)}
+    if shared_values and c.raw("num_global_key_value_heads") is not None:
+        full["num_key_value_heads"] = c.size("num_global_key_value_heads")
     of_layer = c.per_layer(layers) or [c.with_values(full) if kind == FULL else c for kind in types]
 
     def write(w: Weights, i: int) -> Attention:

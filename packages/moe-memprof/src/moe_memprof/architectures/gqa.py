@@ -44,8 +44,10 @@ def minimax_m2(c: Settings, **place: Any) -> Model:
 
 def olmoe(c: Settings, **place: Any) -> Model:
     """OLMoE: norms over all queries and keys."""
-    hidden = c.size("hidden_size")
-    attention = gqa(c, bias=c.flag("attention_bias"), qk_norm="full")
+    hidden, heads = c.size("hidden_size"), c.size("num_attention_heads")
+    # transformers sizes these norms without regard to a head_dim in the config.
+    norms = (hidden, hidden // heads * c.size("num_key_value_heads", heads))
+    attention = gqa(c, bias=c.flag("attention_bias"), qk_norm="full", full_norms=norms)
     return decoder(
         c, block(attention, moe(c, experts="num_experts", width="intermediate_size"), hidden=hidden), **place
     )
@@ -94,8 +96,8 @@ def openai_privacy_filter(c: Settings) -> Model:
     """OpenAI's privacy filter: gpt-oss as an encoder, with a head that labels each token."""
     hidden, layers = c.size("hidden_size"), c.size("num_hidden_layers")
     attention = gqa(c, bias=c.flag("attention_bias"), sinks=True, window=[c.size("sliding_window") + 1] * layers)
-    labels = c.given.get("id2label")
-    count = c.given.get("num_labels", 33) if labels is None else len(labels)
+    labels = c.mapping("id2label")
+    count = len(labels) or c.size("num_labels", 33)
     model = decoder(c, block(attention, _gpt_oss_experts(c), hidden=hidden), head=False, float32=("sinks",))
     head = Weights()
     head.linear("score", count, hidden, bias=True, role="embedding")
@@ -201,7 +203,7 @@ def hy_v3(c: Settings, **place: Any) -> Model:
     hidden, layers = c.size("hidden_size"), c.size("num_hidden_layers")
     attention = gqa(c, bias=c.flag("attention_bias"), qk_norm="head")
     width, bias = c.size("moe_intermediate_size"), c.flag("mlp_bias")
-    shared = mlp(c, width * c.size("num_shared_experts"), module="shared_experts", bias=bias)
+    shared = mlp(c, width * c.count("num_shared_experts"), module="shared_experts", bias=bias)
     experts = moe(c, experts="num_experts", width=width, shared=shared)
     sparse = sparse_types(c, layers, lambda i: i >= 1)
     return decoder(c, block(attention, experts, dense=mlp(c, bias=bias), sparse=sparse, hidden=hidden), **place)
@@ -210,7 +212,7 @@ def hy_v3(c: Settings, **place: Any) -> Model:
 def cohere2_moe(c: Settings, **place: Any) -> Model:
     """Command A MoE: one norm a layer, dense first layers of their own width."""
     hidden, layers = c.size("hidden_size"), c.size("num_hidden_layers")
-    dense = c.given.get("first_k_dense_replace") or 0
+    dense = c.count("first_k_dense_replace")
 
     def sliding(i: int) -> str:
         key, place_in = (
@@ -247,7 +249,7 @@ def aria_text(c: Settings, **place: Any) -> Model:
         width=width,
         router="router",
         transposed=True,
-        shared=mlp(c, width * c.size("moe_num_shared_experts"), module="shared_experts", bias=c.flag("mlp_bias")),
+        shared=mlp(c, width * c.count("moe_num_shared_experts"), module="shared_experts", bias=c.flag("mlp_bias")),
     )
     return decoder(c, block(gqa(c, bias=c.flag("attention_bias")), experts, hidden=c.size("hidden_size")), **place)
 
@@ -266,7 +268,7 @@ def _gpt_oss_experts(c: Settings) -> Part[Experts]:
 
 def _deepseek_experts(c: Settings) -> Part[Experts]:
     width = c.size("moe_intermediate_size")
-    shared = shared_mlp(c, width * c.size("n_shared_experts"))
+    shared = shared_mlp(c, width * c.count("n_shared_experts"))
     return moe(c, experts="n_routed_experts", width=width, shared=shared)
 
 

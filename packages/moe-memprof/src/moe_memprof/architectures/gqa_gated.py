@@ -47,7 +47,7 @@ def afmoe(c: Settings, **place: Any) -> Model:
         width=expert,
         router="router.gate",
         router_is_linear=True,
-        shared=shared_mlp(c, expert * c.size("num_shared_experts")),
+        shared=shared_mlp(c, expert * c.count("num_shared_experts")),
         extra=lambda w, e: w.parameter("expert_bias", e.count, role="router"),
     )
     norms = ("input_layernorm", "post_attention_layernorm", "pre_mlp_layernorm", "post_mlp_layernorm")
@@ -142,8 +142,7 @@ def mimo_v2_flash(c: Settings, **place: Any) -> Model:
         c.flag("attention_bias"),
     )
     full = Attention(heads=heads, kv_heads=c.size("num_key_value_heads"), head_dim=dim, value_dim=value, bias=bias)
-    given = c.given.get("sliding_window_size")
-    window = c.raw("sliding_window") if given is None else given + 1
+    window = c.raw("sliding_window") if c.raw("sliding_window_size") is None else c.size("sliding_window_size") + 1
     sliding = replace(full, kv_heads=2 * full.kv_heads, sinks=True, window=window)
 
     def attention(w: Weights, i: int) -> Attention:

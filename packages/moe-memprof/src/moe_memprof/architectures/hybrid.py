@@ -38,7 +38,7 @@ def by_type(types: Sequence[str], linear: Part[Mixer], full: Part[Mixer], name: 
 
 def every_fourth(c: Settings, layers: int) -> list[str]:
     """Full attention in every fourth layer, or as `full_attention_interval` says."""
-    every = c.given.get("full_attention_interval") or 4
+    every = c.size("full_attention_interval", 4)
     return c.layer_types(layers, lambda i: LINEAR if (i + 1) % every else FULL)
 
 
@@ -86,8 +86,7 @@ def jamba(c: Settings, **place: Any) -> Model:
 def lfm2_moe(c: Settings, **place: Any) -> Model:
     """LFM2 MoE: short convolutions and a few attention layers."""
     layers = c.size("num_hidden_layers")
-    if "tie_embedding" in c.given:
-        c = c.with_values({"tie_word_embeddings": c.given["tie_embedding"]})
+    c = c.with_values({"tie_word_embeddings": c.flag("tie_embedding", c.flag("tie_word_embeddings"))})
     if c.raw("layer_types") is None:
         raise c.wrong("layer_types", "a list of 'full_attention' and 'conv', one for each layer")
     attention = gqa(c, qk_norm="head", norm_names=("q_layernorm", "k_layernorm"), out="out_proj")
@@ -145,7 +144,7 @@ def bailing_hybrid(c: Settings, **place: Any) -> Model:
     every = c.size("layer_group_size")
     types = c.layer_types(layers, lambda i: LINEAR if (i + 1) % every else FULL)
     width = c.size("moe_intermediate_size")
-    shared = mlp(c, width * c.size("num_shared_experts"), module="shared_experts")
+    shared = mlp(c, width * c.count("num_shared_experts"), module="shared_experts")
     experts = moe(c, experts="num_experts", top_k="num_experts_per_token", width=width, shared=shared)
     sparse = sparse_types(c, layers, lambda i: i >= c.count("first_k_dense_replace"))
     layer = block(by_type(types, linear, full), experts, dense=mlp(c), sparse=sparse, hidden=hidden)
@@ -155,7 +154,7 @@ def bailing_hybrid(c: Settings, **place: Any) -> Model:
 def kimi_linear(c: Settings, **place: Any) -> Model:
     """Kimi Linear: delta attention, latent attention in every fourth layer."""
     layers, hidden = c.size("num_hidden_layers"), c.size("hidden_size")
-    linear = c.given.get("linear_attn_config") or {}
+    linear = c.mapping("linear_attn_config")
     names = {
         "linear_head_dim": "head_dim",
         "linear_num_heads": "num_heads",
@@ -171,10 +170,10 @@ def kimi_linear(c: Settings, **place: Any) -> Model:
         return FULL if full else LINEAR
 
     width = c.size("moe_intermediate_size")
-    shared = mlp(c, width * c.size("num_shared_experts"), module="shared_experts")
+    shared = mlp(c, width * c.count("num_shared_experts"), module="shared_experts")
     experts = moe(c, experts="num_experts", top_k="num_experts_per_token", width=width, shared=shared)
     mixers = by_type(c.layer_types(layers, otherwise), delta, latent_attention(c))
-    sparse = sparse_types(c, layers, lambda i: i >= c.given.get("first_k_dense_replace", 1))
+    sparse = sparse_types(c, layers, lambda i: i >= c.count("first_k_dense_replace", 1))
     return decoder(c, block(mixers, experts, dense=mlp(c), sparse=sparse, hidden=hidden), **NEVER_TIED, **place)
 
 
@@ -190,7 +189,7 @@ def nemotron_h(c: Settings, **place: Any) -> Model:
     letters = {"M": LINEAR, "E": "moe", "*": FULL, "-": "mlp"}
     types = c.raw("layers_block_type")
     if types is None:
-        pattern = c.given.get("hybrid_override_pattern")
+        pattern = c.raw("hybrid_override_pattern")
         types = [letters.get(letter, letter) for letter in pattern] if pattern else [LINEAR, "moe", FULL, "mlp"]
     c = c.with_values({"layers_block_type": types})
     types = c.layer_types(len(types), lambda _: FULL, key="layers_block_type")

@@ -41,14 +41,14 @@ def inkling_text(c: Settings, **place: Any) -> Model:
     local = c.raw("local_layer_ids")
     slides = set(local) if local is not None else {i for i in range(layers) if (i + 1) % 6}
     types = c.layer_types(layers, lambda i: SLIDING if i in slides else FULL)
-    if c.given.get("dense_intermediate_size") is not None:
+    if c.raw("dense_intermediate_size") is not None:
         c = c.with_values(
             {
                 "moe_intermediate_size": c.raw("intermediate_size"),
-                "intermediate_size": c.given["dense_intermediate_size"],
+                "intermediate_size": c.size("dense_intermediate_size"),
             }
         )
-    dense_until = c.given.get("dense_mlp_idx", 0)
+    dense_until = c.count("dense_mlp_idx")
     count, shared, width = c.size("n_routed_experts"), c.count("n_shared_experts"), c.size("moe_intermediate_size")
     top_k = c.size("num_experts_per_tok")
     check_top_k(c, top_k, count)

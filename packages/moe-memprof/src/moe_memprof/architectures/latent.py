@@ -34,7 +34,7 @@ def deepseek_v4(c: Settings, **place: Any) -> Model:
     types = _v4_types(c, layers)
     rates = {CSA: 4, HCA: 128} | (c.raw("compress_rates") or {})
     for kind, key in ((CSA, "compress_rate_csa"), (HCA, "compress_rate_hca")):
-        rates[kind] = c.given.get(key, rates[kind])
+        rates[kind] = c.size(key, rates[kind])
 
     def compressor(w: Weights, rate: int, width: int, norm: int) -> None:
         w.parameter("position_bias", rate, width)
@@ -92,7 +92,7 @@ def deepseek_v4(c: Settings, **place: Any) -> Model:
 def _v4_types(c: Settings, layers: int) -> list[str]:
     """`layer_types`, which transformers cuts to the layers there are, or the ratios of DeepSeek's own config, or its default."""
     given = c.raw("layer_types")
-    ratios = c.given.get("compress_ratios")
+    ratios = c.raw("compress_ratios")
     if given is None and ratios is not None:
         names = {0: SLIDING, 4: CSA, 128: HCA}
         if not set(ratios) <= set(names):
@@ -108,8 +108,9 @@ def _v4_types(c: Settings, layers: int) -> list[str]:
 def dots3_note_text(c: Settings, **place: Any) -> Model:
     """Dots 3: sliding layers have ranks and heads of their own; full ones an indexer."""
     layers = c.size("num_hidden_layers")
+    # null leaves the types of layers as they are; transformers does the same where each layer has its own values.
     use_dsa = c.given.get("use_dsa", None if "per_layer_config" in c.given else True)
-    slides = c.given.get("use_sliding_window", True)
+    slides = c.flag("use_sliding_window", True)
     full = FULL if use_dsa is False else INDEXED
     types = c.layer_types(layers, lambda i: full if not slides or i < 2 or i % 4 == 1 else SLIDING)
     if use_dsa is not None:
@@ -123,8 +124,8 @@ def dots3_note_text(c: Settings, **place: Any) -> Model:
         "qk_nope_head_dim": 192,
         "v_head_dim": 128,
     }
-    sliding = {key: c.given.get(f"swa_{key}", value) for key, value in sliding.items()}
-    sliding["qk_rope_head_dim"] = c.given.get("swa_qk_rope_head_dim", sliding["head_dim"] - sliding["qk_nope_head_dim"])
+    sliding = {key: c.size(f"swa_{key}", value) for key, value in sliding.items()}
+    sliding["qk_rope_head_dim"] = c.size("swa_qk_rope_head_dim", sliding["head_dim"] - sliding["qk_nope_head_dim"])
     hidden = c.size("hidden_size")
     of_layer = c.per_layer(layers) or [c.with_values(sliding) if kind == SLIDING else c for kind in types]
 
@@ -140,13 +141,13 @@ def dots3_note_text(c: Settings, **place: Any) -> Model:
     attention = [
         latent_attention(
             own,
-            window=own.raw("sliding_window", c.given.get("sliding_window_size", 512)) if kind == SLIDING else None,
+            window=own.raw("sliding_window", c.size("sliding_window_size", 512)) if kind == SLIDING else None,
             extra=with_indexer(own, kind == INDEXED),
         )
         for own, kind in zip(of_layer, types, strict=True)
     ]
-    width = c.given.get("moe_shared_expert_intermediate_size", c.raw("shared_experts_intermediate_size"))
-    shared = shared_mlp(c, width * c.size("n_shared_experts"))
+    width = c.size("moe_shared_expert_intermediate_size", c.size("shared_experts_intermediate_size"))
+    shared = shared_mlp(c, width * c.count("n_shared_experts"))
     experts = moe(c, experts="n_routed_experts", width="moe_intermediate_size", shared=shared)
     layer = block(attention, experts, dense=mlp(c), sparse=given_sparse(c, layers), hidden=hidden)
     return decoder(c, layer, **place)
@@ -155,7 +156,7 @@ def dots3_note_text(c: Settings, **place: Any) -> Model:
 def glm5_next_text(c: Settings, **place: Any) -> Model:
     """GLM 5: Kimi's delta attention, latent attention with an indexer in every fourth layer, several residual streams."""
     layers, hidden = c.size("num_hidden_layers"), c.size("hidden_size")
-    linear = c.given.get("linear_attn_config") or {}
+    linear = c.mapping("linear_attn_config")
     names = {
         "linear_head_dim": "head_dim",
         "linear_num_heads": "num_heads",
@@ -190,10 +191,10 @@ def glm5_next_text(c: Settings, **place: Any) -> Model:
 
 def mistral_large4_text(c: Settings, **place: Any) -> Model:
     """Mistral Large 4: no rotation in every fourth layer, keys and values that later layers borrow, an indexer."""
-    if c.given.get("num_experts") is not None:
-        c = c.with_values({"n_routed_experts": c.given["num_experts"]})
+    if c.raw("num_experts") is not None:
+        c = c.with_values({"n_routed_experts": c.size("num_experts")})
     layers, hidden, heads = c.size("num_hidden_layers"), c.size("hidden_size"), c.size("num_attention_heads")
-    every = c.given.get("no_rope_layer_interval", 4)
+    every = c.size("no_rope_layer_interval", 4)
     rotated = c.sequence("no_rope_layers", layers, lambda i: int((i + 1) % every != 0))
     source = c.sequence("kv_source_layers", layers, lambda i: i)
     own = indexer_types(c, layers)

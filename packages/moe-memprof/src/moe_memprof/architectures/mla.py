@@ -24,6 +24,7 @@ def latent_attention(
     query_always_compressed: bool = False,
     query_never_compressed: bool = False,
     rope: bool = True,
+    head_dim: int | None = None,
     sinks: bool = False,
     window: int | None = None,
     gated: bool = False,
@@ -34,13 +35,14 @@ def latent_attention(
     hidden, heads = c.size("hidden_size"), c.size("num_attention_heads")
     rank, rope_dim = c.size("kv_lora_rank"), c.size("qk_rope_head_dim") if rope else 0
     plain, value = c.size("qk_nope_head_dim"), c.size("v_head_dim")
+    head_dim = head_dim or plain + rope_dim
     compressed = query_always_compressed or c.raw("q_lora_rank") is not None
     query_rank = c.size("q_lora_rank") if compressed and not query_never_compressed else 0
     bias = c.flag("attention_bias")
     a = Attention(
         heads=heads,
         kv_heads=heads,
-        head_dim=plain + rope_dim,
+        head_dim=head_dim,
         value_dim=value,
         query_rank=query_rank,
         kv_rank=rank,
@@ -106,13 +108,13 @@ def hyper_head(w: Weights, c: Settings) -> None:
 
 def indexer_types(c: Settings, layers: int) -> list[str]:
     """Which layers have an indexer of their own (`full`) and which use the one before (`shared`)."""
-    pattern = c.given.get("index_topk_pattern")
+    pattern = c.raw("index_topk_pattern")
     if c.raw("indexer_types") is None and pattern is not None:
         found = [{"F": "full", "S": "shared"}.get(p, p) for p in pattern]
         if len(found) != layers:
             raise c.wrong("index_topk_pattern", f"one letter for each of the {layers} layers")
         return found
-    every, first = max(c.given.get("index_topk_freq", 1), 1), c.given.get("index_skip_topk_offset", 2)
+    every, first = max(c.count("index_topk_freq", 1), 1), c.count("index_skip_topk_offset", 2)
     return c.sequence("indexer_types", layers, lambda i: "shared" if max(i - first + 1, 0) % every else "full")
 
 
@@ -121,7 +123,7 @@ def deepseek_experts(
 ) -> Part[Experts]:
     """Routed experts, and shared ones as a single MLP of their widths together."""
     width = c.size("moe_intermediate_size")
-    shared = mlp(c, width * c.size("n_shared_experts"), module="shared_experts", bias=bias)
+    shared = mlp(c, width * c.count("n_shared_experts"), module="shared_experts", bias=bias)
     return moe(c, experts="n_routed_experts", width=width, shared=shared, extra=extra)
 
 
@@ -159,8 +161,8 @@ def glm4_moe_lite(c: Settings, **place: Any) -> Model:
 
 def sparse_attention(c: Settings, **place: Any) -> Model:
     """deepseek_v32 and glm_moe_dsa: an indexer beside the attention, in glm's case in some layers only."""
-    if "num_experts" in c.given:
-        c = c.with_values({"n_routed_experts": c.given["num_experts"]})
+    if c.raw("num_experts") is not None:
+        c = c.with_values({"n_routed_experts": c.size("num_experts")})
     layers = c.size("num_hidden_layers")
     own = indexer_types(c, layers) if c.kind == "glm_moe_dsa" else ["full"] * layers
 
@@ -175,10 +177,14 @@ def sparse_attention(c: Settings, **place: Any) -> Model:
 
 def given_sparse(c: Settings, layers: int) -> list[bool]:
     """`mlp_layer_types`, or the keys of DeepSeek's own configs that transformers turns into it."""
-    first, every = c.given.get("first_k_dense_replace", 1), c.given.get("moe_layer_freq", 1)
+    first, often = c.count("first_k_dense_replace", 1), c.raw("moe_layer_freq", 1)
+    if isinstance(often, list):
+        chosen = [bool(here) for here in c.sequence("moe_layer_freq", layers, ())]
+    else:
+        chosen = [i % c.size("moe_layer_freq", 1) == 0 for i in range(layers)]
 
     def otherwise(i: int) -> bool:
-        return i >= first and (bool(every[i]) if isinstance(every, list | tuple) else i % every == 0)
+        return i >= first and chosen[i]
 
     return sparse_types(c, layers, otherwise)
 

@@ -104,7 +104,7 @@ def deepseek_ocr2(c: Settings) -> Model:
 def unlimited_ocr(c: Settings) -> Model:
     """Unlimited-OCR: two encoders side by side."""
     if c.raw("text_config") is None:
-        older = dict(c.given.get("language_config") or {})
+        older = dict(c.mapping("language_config"))
         if "sliding_window" in c.given:
             older["sliding_window"] = c.given["sliding_window"]
         c = c.with_values({"text_config": older})
@@ -285,7 +285,7 @@ def step3p7(c: Settings) -> Model:
 
     def write(w: Weights) -> None:
         see.step3p7_vision(w.at("vision_model"), vision)
-        size = 4 * (vision.given.get("width") or vision.size("hidden_size"))
+        size = 4 * vision.size("width", vision.size("hidden_size"))
         w.linear("multi_modal_projector", text.size("hidden_size"), size, bias=c.flag("projector_bias"))
 
     return with_towers(c, text, step3p5_text, write)

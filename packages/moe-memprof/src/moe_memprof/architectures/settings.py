@@ -22,6 +22,10 @@ RENAMED_LAYER_TYPES = {
 }
 
 
+# The architectures whose classes look a layer's own values up.
+PER_LAYER = ("diffusion_gemma_text", "dots3_note_text", "dots3_note_vision_encoder", "gemma4_text", "step3p5")
+
+
 @cache
 def known_defaults() -> dict[str, Any]:
     """Per config class: `fields`, `aliases` and `sub` configs."""
@@ -41,6 +45,11 @@ class Settings:
         self.where = where or kind
         self.given = given
         self.sub_kinds: dict[str, Any] = known.get("sub", {})
+        if given.get("per_layer_config") is not None and kind not in PER_LAYER:
+            raise MemprofError(
+                f"config of {self.where}: per_layer_config is known here for {', '.join(PER_LAYER)} only; "
+                "read the weights from safetensors headers instead"
+            )
         self.values: dict[str, Any] = dict(known["fields"])
         # As in transformers a key under its old name is set last and wins.
         for key, value in given.items():
@@ -75,9 +84,9 @@ class Settings:
             raise self.wrong(key, "a whole number, 0 or more")
         return value
 
-    def flag(self, key: str) -> bool:
-        """True or false; null and missing are false."""
-        value = self.raw(key, False)
+    def flag(self, key: str, default: bool = False) -> bool:
+        """True or false; `default` where it is missing or null."""
+        value = self.raw(key, default)
         if not isinstance(value, bool):
             raise self.wrong(key, "true or false")
         return value
@@ -87,6 +96,13 @@ class Settings:
         value = self.raw(key)
         if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
             raise self.wrong(key, "a number above 0")
+        return value
+
+    def mapping(self, key: str) -> Mapping[str, Any]:
+        """An object; an empty one where it is missing or null."""
+        value = self.raw(key, {})
+        if not isinstance(value, Mapping):
+            raise self.wrong(key, "an object")
         return value
 
     def sequence(self, key: str, length: int, otherwise: Callable[[int], Any] | Sequence[Any]) -> list[Any]:
@@ -127,5 +143,7 @@ class Settings:
             return None
         if not isinstance(changes, Mapping):
             raise self.wrong("per_layer_config", "an object from layer number to the values that differ there")
-        by_layer = {int(layer): values for layer, values in changes.items()}
+        by_layer = {int(layer): values for layer, values in changes.items() if str(layer).isdigit()}
+        if len(by_layer) != len(changes) or not all(isinstance(values, Mapping) for values in by_layer.values()):
+            raise self.wrong("per_layer_config", "an object from layer number to the values that differ there")
         return [self.with_values(by_layer[i]) if i in by_layer else self for i in range(length)]

@@ -155,7 +155,7 @@ def dots3_note_vision_encoder(c: Settings) -> Model:
     old = {"hidden_size": "embed_dim", "num_attention_heads": "num_heads", "attention_bias": "use_bias"}
     c = c.with_values({key: c.given[name] for key, name in old.items() if name in c.given})
     hidden, layers, heads = c.size("hidden_size"), c.size("num_hidden_layers"), c.size("num_attention_heads")
-    counts = c.given.get("pyramid_num_routed")
+    counts = c.raw("pyramid_num_routed")
     if counts is None and c.raw("mlp_layer_types") is None:
         counts = [-1] * 25 + [*range(4, 65, 4), 64]
     per_layer = None if "per_layer_config" not in c.given else c.per_layer(layers)
@@ -167,7 +167,7 @@ def dots3_note_vision_encoder(c: Settings) -> Model:
         ]
     if len(counts) != layers:
         raise c.wrong("num_hidden_layers", f"as many as pyramid_num_routed has entries, {len(counts)}")
-    top_k = c.size("num_experts_per_tok", c.given.get("capacity_factor", 2))
+    top_k = c.size("num_experts_per_tok", c.size("capacity_factor", 2))
     bias, mlp_bias, patch = c.flag("attention_bias"), c.flag("mlp_bias"), c.size("patch_size")
     width, dense_width = c.size("moe_intermediate_size"), c.size("intermediate_size")
     w = Weights(role="other")

@@ -153,7 +153,9 @@ def longcat_flash(c: Settings, **place: Any) -> Model:
     found = Experts(count=count, top_k=top_k, intermediate=width, identities=identities)
 
     def half(w: Weights, i: int, which: int) -> tuple[Attention, Dense]:
-        attention = latent_attention(c, module=f"self_attn.{which}", query_always_compressed=True)
+        attention = latent_attention(
+            c, module=f"self_attn.{which}", query_always_compressed=True, head_dim=c.raw("qk_head_dim")
+        )
         a = attention(w, i)
         dense = mlp(c, dense_width, module=f"mlps.{which}")(w, i)
         for name in ("input_layernorm", "post_attention_layernorm"):
@@ -228,7 +230,13 @@ def zaya(c: Settings, **place: Any) -> Model:
         w.parameter("input_hidden_states_scale", hidden, role="other")
         w.parameter("input_hidden_states_bias", hidden, role="other")
 
-    return decoder(c, block(attention, experts, hidden=hidden, extra=scales), after=after, **place)
+    return decoder(
+        c,
+        block(attention, experts, hidden=hidden, extra=scales),
+        after=after,
+        head_bias=c.flag("lm_head_bias"),
+        **place,
+    )
 
 
 ARCHITECTURES: dict[str, Callable[[Settings], Model]] = {

@@ -82,7 +82,7 @@ def glm4v_moe_text(c: Settings, **place: Any) -> Model:
 def ocr_text(c: Settings, **place: Any) -> Model:
     """DeepSeek-OCR 2 and Unlimited-OCR: DeepSeek's experts around ordinary attention."""
     layers, hidden, bias = c.size("num_hidden_layers"), c.size("hidden_size"), c.flag("mlp_bias")
-    first = c.given.get("first_k_dense_replace", 1)
+    first = c.count("first_k_dense_replace", 1)
     sparse = sparse_types(c, layers, lambda i: i >= first)
     attention = gqa(c, bias=c.flag("attention_bias"), head_dim=hidden // c.size("num_attention_heads"))
     experts, dense = deepseek_experts(c, bias=bias), mlp(c, bias=bias)
@@ -92,10 +92,10 @@ def ocr_text(c: Settings, **place: Any) -> Model:
 def minimax_m3_vl_text(c: Settings, **place: Any) -> Model:
     """MiniMax M3: a norm per head, gate and up of the dense and shared MLPs in one map, an indexer in sparse layers."""
     layers, hidden = c.size("num_hidden_layers"), c.size("hidden_size")
-    sparse_attention = c.given.get("sparse_attention_config") or {}
+    sparse_attention = c.mapping("sparse_attention_config")
     old = {"index_n_heads": "sparse_num_index_heads", "index_head_dim": "sparse_index_dim"}
     c = c.with_values({key: sparse_attention[name] for key, name in old.items() if name in sparse_attention})
-    often = sparse_attention.get("sparse_attention_freq", [0] * layers)
+    often = c.with_values(sparse_attention).sequence("sparse_attention_freq", layers, [0] * layers)
     types = c.layer_types(layers, lambda i: "minimax_m3_sparse" if often[i] else FULL)
     heads, dim = c.size("index_n_heads"), c.size("index_head_dim")
 
@@ -114,7 +114,7 @@ def minimax_m3_vl_text(c: Settings, **place: Any) -> Model:
         width="intermediate_size",
         shared=merged_mlp(c, c.size("shared_intermediate_size"), module="shared_experts", names=names),
     )
-    every = c.given.get("moe_layer_freq", [1] * layers)
+    every = c.sequence("moe_layer_freq", layers, [1] * layers)
     layer = block(
         [plain if kind == FULL else indexed for kind in types],
         experts,
@@ -169,7 +169,7 @@ def muse_spark_text(c: Settings, **place: Any) -> Model:
 def qwen4_exp_text(c: Settings, **place: Any) -> Model:
     """Qwen4: delta nets and indexed attention, several residual streams, embeddings of n-grams in some layers."""
     layers, hidden = c.size("num_hidden_layers"), c.size("hidden_size")
-    every = c.given.get("full_attention_interval", 4)
+    every = c.size("full_attention_interval", 4)
     types = c.layer_types(layers, lambda i: LINEAR if (i + 1) % every else INDEXED)
     streams, low = c.size("hc_count"), c.size("hc_lowrank")
     wide = streams * hidden
@@ -235,7 +235,7 @@ def _is_prime(value: int) -> bool:
 
 def step3p5_text(c: Settings, **place: Any) -> Model:
     """Step 3.5: a norm per head, a gate per head or channel; sliding layers may have another number of heads."""
-    hidden, extra = c.size("hidden_size"), c.given.get("num_nextn_predict_layers") or 0
+    hidden, extra = c.size("hidden_size"), c.count("num_nextn_predict_layers")
     layers = c.size("num_hidden_layers")
     # The lists of real configs have entries for the multi-token prediction layers at their end.
     cut = {
@@ -245,14 +245,14 @@ def step3p5_text(c: Settings, **place: Any) -> Model:
     }
     c = c.with_values(cut)
     types = c.layer_types(layers, lambda _: FULL)
-    named = c.given.get("moe_layers_enum")
+    named = c.raw("moe_layers_enum")
     chosen = (
         {int(i) for i in (named.split(",") if isinstance(named, str) else named) if str(i).strip()}
         if named is not None
         else set(range(3, layers))
     )
     heads, dim = c.size("num_attention_heads"), c.size("head_dim")
-    other = c.given.get("attention_other_setting") or {}
+    other = c.mapping("attention_other_setting")
     sliding_heads = c.size("num_sliding_attention_heads", other.get("num_attention_heads", heads))
     of_layer = c.per_layer(layers) or [
         c.with_values({"num_attention_heads": sliding_heads}) if kind == SLIDING else c for kind in types
