@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import nox
@@ -46,6 +47,8 @@ def install_packages(session: nox.Session, *extras: str) -> None:
 
 def run_pytest(session: nox.Session, label: str, *arguments: str, marks: str = DEFAULT_MARKS) -> None:
     """Run tests with coverage and a JUnit report; further arguments come from the command line."""
+    # Named by Python too: CI puts the files of several together.
+    label = f"{label}-py{sys.version_info.major}.{sys.version_info.minor}"
     report = f"junit-{label}.xml"
     # The coverage gate is on all sessions together, not on each.
     coverage = ["--cov", "--cov-report=", "--cov-fail-under=0"]
@@ -100,6 +103,9 @@ def coverage(session: nox.Session) -> None:
     session.install("--quiet", "coverage[toml]>=7.10")
     session.run("coverage", "combine", "--keep")
     session.run("coverage", "xml", "-q", "--fail-under=0")
+    if summary := os.environ.get("GITHUB_STEP_SUMMARY"):  # shown on the page of the workflow's run
+        table = session.run("coverage", "report", "--format=markdown", "--fail-under=0", silent=True)
+        Path(summary).write_text(f"## Coverage\n\n{table}\n", encoding="utf-8")
     session.run("coverage", "report")
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from moe_bench.tasks import SUITES
+
 GIB = 2**30
 
 
@@ -25,7 +27,9 @@ def test_the_quickstart_teaches_what_it_says(tmp_path: Path) -> None:
     assert answers["p_value"] < 1e-9
     assert answers["ci_low"] > 0.25, "at least a quarter of the items more, with 95 % confidence"
     assert all(task["verdict"] == "better" for task in answers["tasks"])
-    assert retained["accuracy_b"] > 0.8, "what it could do before is kept, nearly"
+    # Forgetting is asked of every kind it was built on: a few chosen ones could hide it.
+    assert {task["task"] for task in retained["tasks"]} == set(SUITES["foundation"])
+    assert retained["ci_low"] > -0.12, "what it could do before is kept, nearly"
     assert result["held_out_loss"]["high"] < -1
 
     (run,) = (tmp_path / "runs").iterdir()

@@ -108,7 +108,9 @@ class TestBadInput:
     def test_resuming_and_judging_what_is_no_run(self, call: Any, tmp_path: Path) -> None:
         (tmp_path / "x").mkdir()
         refused(call("resume", "x"), "run x: no config.yaml in it")
-        refused(call("evaluate", "x"), "run x: not finished")
+        refused(call("evaluate", "x"), "run x: no config.yaml in it")
+        (tmp_path / "x" / "config.yaml").write_text("seed: 0\n")
+        refused(call("evaluate", "x"), "run x: not finished; `moe-train resume x`")
 
 
 class TestConfig:

@@ -28,6 +28,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from moe_router import RoutingTrace
 from moe_train import Outcome, RunConfig, Screen, TrainError, load_config, resume, start
 from moe_train.config import quickstart_values
+from moe_train.console import _by_task
 from moe_train.files import read_json, read_jsonl
 from moe_train.prepare import prepare
 from moe_train.workflow import conclude
@@ -87,6 +88,7 @@ class TestFinished:
             "measured",
             "What it was trained for",
             "verdict",
+            "what the base could do already: ",
             "report.html",
         ):
             assert said in text
@@ -166,6 +168,13 @@ class TestFinished:
         assert len(text) < 3 * 2**20
         for said in ("change", "units", "records", "exact", "What was trained"):
             assert said in text
+
+
+def test_many_tasks_are_summed_up() -> None:
+    few = {f"t{i}": 10 - i for i in range(8)}
+    assert _by_task(few).startswith(" (10 t0, 9 t1, ")
+    assert _by_task({"": 5}) == ""
+    assert _by_task({**few, "most": 1200}) == " (1,200 most, 10 t0, 9 t1, 8 t2, 25 of 5 other tasks)"
 
 
 class TestOwnData:

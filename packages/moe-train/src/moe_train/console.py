@@ -158,8 +158,14 @@ class Screen:
             self.console.print("[bold]What the base could do already[/]")
             render_comparison(self.console, outcome.retained)
         losses = outcome.losses
-        text = (
-            f"[bold]{outcome.verdict}[/] by {outcome.judged_by}\n"
+        text = f"[bold]{outcome.verdict}[/] by {outcome.judged_by}\n"
+        kept = outcome.retained
+        if kept is not None:  # a gain that cost something else is not to be read as a gain alone
+            text += (
+                f"what the base could do already: [{_COLOURS[kept.verdict]}]{kept.verdict}[/], "
+                f"{100 * kept.accuracy_a:.1f} % → {100 * kept.accuracy_b:.1f} % of {kept.n} items (p = {kept.p_value:.2g})\n"
+            )
+        text += (
             f"held-out loss {losses.before:.3f} → {losses.after:.3f} nats per token "
             f"(95 % interval of the change {losses.low:+.3f} to {losses.high:+.3f}, p = {losses.p_value:.2g}, {losses.records} records)\n"
             f"report: {outcome.report}"
@@ -186,5 +192,10 @@ def receipt_lines(receipt: Receipt) -> list[str]:
 
 
 def _by_task(counts: dict[str, int]) -> str:
-    named = [f"{n} {task}" for task, n in counts.items() if task]
-    return f" ({', '.join(named)})" if named else ""
+    """Counts by task in brackets: all of up to eight, else the largest four and the sum of the rest."""
+    named = {task: n for task, n in counts.items() if task}
+    shown = named if len(named) <= 8 else dict(sorted(named.items(), key=lambda item: -item[1])[:4])
+    parts = [f"{n:,} {task}" for task, n in shown.items()]
+    if len(shown) < len(named):
+        parts.append(f"{sum(named.values()) - sum(shown.values()):,} of {len(named) - len(shown)} other tasks")
+    return f" ({', '.join(parts)})" if parts else ""

@@ -116,9 +116,7 @@ def resume(folder: Path, screen: Screen) -> Outcome:
     Raises:
         TrainError: for a folder that is no run, or whose data or model have changed since.
     """
-    if not (folder / "config.yaml").is_file():
-        raise TrainError(f"run {folder}: no config.yaml in it, so it is not a run of moe-train")
-    config = load_config(folder / "config.yaml")
+    config = load_config(_config_of(folder))
     started = time.perf_counter()
     loaded, data = prepare(config)
     check_unchanged(folder, config, loaded, data)
@@ -129,6 +127,13 @@ def resume(folder: Path, screen: Screen) -> Outcome:
     r.stages["prepare"] += time.perf_counter() - started
     with _stoppable(folder, screen):
         return _execute(r, layers, targets, plan)
+
+
+def _config_of(folder: Path) -> Path:
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise TrainError(f"run {folder}: no config.yaml in it, so it is not a run of moe-train")
+    return path
 
 
 @contextmanager
@@ -326,10 +331,11 @@ def conclude(run: Path, screen: Screen) -> Outcome:
     """Compare before and after from the run's files, and write the verdict and the report.
 
     Raises:
-        TrainError: when the run is not finished.
+        TrainError: when it is no run, or one that is not finished.
     """
     from moe_train.report import write_report
 
+    _config_of(run)
     if not (run / "eval" / "losses-tuned.json").is_file():
         raise TrainError(f"run {run}: not finished; `moe-train resume {run}` goes on with it")
     before, after = load_losses(run / "eval" / "losses-base.json"), load_losses(run / "eval" / "losses-tuned.json")

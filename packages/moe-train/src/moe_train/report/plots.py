@@ -224,7 +224,9 @@ def accuracy_plot(tasks: Sequence[dict[str, Any]]) -> str:
     """
 
     def draw() -> Figure:
-        figure, axes = plt.subplots(figsize=(7.2, 0.9 + 0.5 * len(tasks)))
+        crowded = len(tasks) > 10
+        height = 0.9 + (0.36 if crowded else 0.5) * len(tasks)
+        figure, axes = plt.subplots(figsize=(7.2, height))
         rows = np.arange(len(tasks))[::-1]
         for offset, key, colour in ((0.18, "before", BEFORE), (-0.18, "after", AFTER)):
             shares = np.array([t[key] for t in tasks])
@@ -232,11 +234,11 @@ def accuracy_plot(tasks: Sequence[dict[str, Any]]) -> str:
             axes.barh(rows + offset, shares, height=0.32, color=colour, label=key)
             axes.hlines(rows + offset, low, high, color=INK, linewidth=1)
             for row, share, top in zip(rows, shares, high, strict=True):
-                axes.text(top + 0.012, row + offset, f"{share:.0%}", va="center", fontsize=8.5)
+                axes.text(top + 0.012, row + offset, f"{share:.0%}", va="center", fontsize=7 if crowded else 8.5)
         axes.set_yticks(rows, [t["task"] for t in tasks])
-        axes.set(xlim=(0, 1.1), xlabel="right answers")
+        axes.set(xlim=(0, 1.1), ylim=(-0.6, len(tasks) - 0.4), xlabel="right answers")
         axes.xaxis.set_major_formatter(lambda v, _: f"{100 * v:.0f} %" if v <= 1 else "")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.0 + 0.45 / (0.9 + 0.5 * len(tasks))), ncols=2)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.0 + 0.45 / height), ncols=2)
         return figure
 
     return _svg(draw, "Accuracy by task before and after")
