@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -81,6 +82,9 @@ def test_trace_analyze_diff(model_folder, data_file, tmp_path) -> None:
     assert (RoutingTrace.load(other).counts_GLE == trace.counts_GLE).all()
     summary = json.loads(run("analyze", one, "--json"))
     assert summary["tokens"] == 12
+    assert {"entropy_interval", "gini_interval", "repetition", "next_layer"} <= set(summary["layers"][0])
+    assert summary["groups"] == []  # one sequence of x, two of y
+    assert any("at least two of each" in why for why in summary["not_told"])
     np.testing.assert_allclose([sum(x["load"]) for x in summary["layers"]], 1, atol=1e-5)
     assert "group" in run("analyze", one)
     assert json.loads(run("diff", one, other, "--json", "--fail-above", 0))["worst"] == 0
@@ -164,6 +168,56 @@ def test_bad_input_is_one_line_and_code_2(arguments, message: str, model_folder,
     assert not (tmp_path / "t").exists()
 
 
+HEADER = {
+    "schema": "moe-router/trace@2", "model": "m", "layers": ["a"], "experts_L": [2], "top_k_L": [1], "groups": ["g"], "types": [],
+    "metadata": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (None, "not a routing trace"),
+        ("{not json", "not a routing trace"),
+        ({"schema": 3}, "not a routing trace"),
+        ({"schema": "moe-router/trace@2"}, "damaged"),
+        ({"schema": "moe-router/trace@1"}, "damaged"),
+        (HEADER, "damaged"),
+        ({"schema": "moe-router/tokens@1"}, "damaged"),
+        ({**HEADER, "schema": "moe-router/tokens@1"}, "damaged"),
+        ({"schema": "moe-router/tokens@9"}, "tokens@1 was looked for"),
+        ({"schema": "moe-router/trace@9"}, "reads moe-router/trace@2"),
+    ],
+)
+def test_a_malformed_trace_is_one_line_and_code_2(header, message: str, tmp_path) -> None:
+    text = header if isinstance(header, str) else json.dumps(header)
+    save_file({"x": np.zeros(3)}, tmp_path / "t", metadata={"moe_router": text} if header else None)
+    for command in (["analyze", tmp_path / "t"], ["diff", tmp_path / "t", tmp_path / "t"]):
+        result = CliRunner().invoke(main, list(map(str, command)))
+        assert result.exit_code == 2
+        assert message in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+
+
+def test_other_bad_input(model_folder, tmp_path) -> None:
+    (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00{")
+    (tmp_path / "turns.jsonl").write_text('{"messages": [1]}\n')
+    (tmp_path / "list.jsonl").write_text("[1]\n")
+    sizes = ("--experts", 4, "--layers", 1, "--top-k", 2)
+    for arguments, message in (
+        (["trace", model_folder, tmp_path / "binary.jsonl", "-o", tmp_path / "t"], "binary.jsonl: not text in UTF-8"),
+        (["trace", model_folder, tmp_path / "turns.jsonl", "-o", tmp_path / "t"], "turns.jsonl:1: each message needs"),
+        (["trace", model_folder, tmp_path / "list.jsonl", "-o", "/nowhere/t"], "the folder /nowhere does not exist"),
+        (["import", tmp_path / "binary.jsonl", "-o", tmp_path / "t", *sizes], "binary.jsonl: not text in UTF-8"),
+        (["import", tmp_path / "list.jsonl", "-o", tmp_path / "t", *sizes], "needs an object with routed_experts"),
+        (["import", tmp_path / "list.jsonl", "-o", "/nowhere/t", *sizes], "the folder /nowhere does not exist"),
+        (["operations", "classify", tmp_path / "binary.jsonl"], "not UTF-8"),
+    ):
+        result = CliRunner().invoke(main, list(map(str, arguments)))
+        assert result.exit_code == 2, arguments
+        assert message in result.stderr.splitlines()[-1]
+
+
 def test_from_trace_to_report(model_folder, data_file, tmp_path) -> None:
     run(
         "trace",
@@ -206,7 +260,7 @@ def test_import_of_an_engines_export(tmp_path) -> None:
     assert "2 tokens of 1 requests" in run("import", tmp_path / "e.jsonl", "-o", tmp_path / "t", *sizes, "--by", "task")
     assert json.loads(run("analyze", tmp_path / "t", "--json"))["tokens"] == 2
     for content, message in (
-        ('{"x": 1}', "e.jsonl:1: has no field 'routed_experts'"),
+        ('{"x": 1}', "e.jsonl:1: needs an object with routed_experts"),
         ("{", "e.jsonl:1: not JSON"),
         ('{"routed_experts": [[[0]]]}', "request 0"),
     ):

@@ -13,6 +13,7 @@ from moe_router.cli import main
 from moe_router.doctor import losses, structure
 from moe_router.doctor.checkup import CHECKS, examine, read_run
 from moe_router.doctor.findings import Finding, Patient
+from test_router_architectures import HERE
 from tiny_models import build
 
 
@@ -179,7 +180,7 @@ WRONG_SELECTION = [
 RIGHT_SELECTION = ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "flex_olmo", "granitemoe", "phimoe", "gpt_oss", "dbrx"]
 
 
-@pytest.mark.parametrize("architecture", WRONG_SELECTION + RIGHT_SELECTION)
+@pytest.mark.parametrize("architecture", [a for a in WRONG_SELECTION + RIGHT_SELECTION if a in HERE])
 def test_the_eight_architectures_whose_stock_loss_counts_what_never_ran(architecture: str, batch) -> None:
     findings = losses.selection_never_ran(Patient(model=build(architecture), batch=batch))
     assert [f.check for f in findings] == (["selection-never-ran"] if architecture in WRONG_SELECTION else [])

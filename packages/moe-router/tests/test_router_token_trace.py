@@ -181,3 +181,13 @@ def test_parts_do_not_change_the_sums(monkeypatch) -> None:
         for n in range(2)
     ]
     assert whole.repeats_UL.sum(0).tolist() == same
+
+
+def test_experts_beyond_the_layers_are_refused() -> None:
+    from dataclasses import replace
+
+    trace = from_routed_experts([np.zeros((4, 2, 1))], num_experts=6, layers=2, top_k=1)
+    broken = trace.experts_TLK.copy()
+    broken[2, 1] = 6
+    with pytest.raises(RouterError, match="moe layer 1 holds experts beyond its 6"):
+        summarise_tokens(replace(trace, experts_TLK=broken))

@@ -240,7 +240,7 @@ class RoutingRecorder:
             )
         if self._bypassed:
             raise RouterError(
-                f"{self._bypassed} of {self._passes} forward passes went around routers, so the counts are not of the whole text (a graph that "
-                "torch.compile made before has no place for hooks: attach the recorder first, to a model loaded anew)"
+                f"{self._bypassed} of {self._passes} forward passes went around routers, so the counts are not of the whole text (a graph "
+                "that torch.compile made before has no place for hooks: attach the recorder first, to a model loaded anew)"
             )
         return assemble(self.layers, self.types, groups, model or self.name, dict(metadata or {}))

@@ -15,7 +15,7 @@ from moe_router.errors import RouterError, mendable
 from moe_router.operations.commands import operations
 
 if TYPE_CHECKING:
-    from moe_router.trace import RoutingTrace
+    from moe_router.pages.analysis import Analysis
 
 FILE = click.Path(path_type=Path)
 
@@ -142,9 +142,7 @@ def trace(
     from moe_router.report import render_trace
 
     _check_model(model)
-    for path in (output, tokens):
-        if path is not None and not path.parent.is_dir():
-            raise RouterError(f"output {path}: the folder {path.parent} does not exist")
+    _check_folders(output, tokens)
     options = TraceOptions(
         by=by,
         types=None if types == "none" else types,
@@ -212,14 +210,20 @@ def analyze(trace_file: Path, output: Path | None, figures: Path | None, kind: s
     TRACE is what `trace` or `import` wrote, sums or token by token.
     """
     from moe_router.comparison import load_any
-    from moe_router.report import render_trace, summarise
+    from moe_router.report import render_trace
 
     loaded, _ = load_any(trace_file)
-    if output is not None or figures is not None:
-        _write_report(loaded, output, figures, kind)
-    if as_json:
-        values = {"schema": "moe-router/summary@1", "model": loaded.model, "tokens": int(loaded.tokens_G.sum())}
-        click.echo(json.dumps({**values, "layers": summarise(loaded)}, indent=1))
+    _check_folders(output, figures)
+    analysis = None
+    if as_json or output is not None or figures is not None:
+        from moe_router.pages.analysis import analyse
+
+        analysis = analyse(loaded)
+        _write_report(analysis, output, figures, kind)
+    if as_json and analysis is not None:
+        from moe_router.pages.numbers import as_json as numbers
+
+        click.echo(json.dumps({"schema": "moe-router/summary@1", **numbers(analysis)}, indent=1))
         return
     from rich.console import Console
 
@@ -229,17 +233,20 @@ def analyze(trace_file: Path, output: Path | None, figures: Path | None, kind: s
             click.echo(f"wrote {path}")
 
 
-def _write_report(trace: RoutingTrace, output: Path | None, figures: Path | None, kind: str) -> None:
+def _check_folders(*paths: Path | None) -> None:
+    for path in paths:
+        if path is not None and not path.parent.is_dir():
+            raise RouterError(f"output {path}: the folder {path.parent} does not exist")
+
+
+def _write_report(analysis: Analysis, output: Path | None, figures: Path | None, kind: str) -> None:
+    if output is None and figures is None:
+        return
     try:
-        from moe_router.pages.analysis import analyse
         from moe_router.pages.figures import pictures, save
         from moe_router.pages.page import write
     except ImportError as error:
         raise RouterError(f"a report needs {error.name}: pip install 'moe-router[report]'") from None
-    for path in (output, figures):
-        if path is not None and not path.parent.is_dir():
-            raise RouterError(f"output {path}: the folder {path.parent} does not exist")
-    analysis = analyse(trace)
     if output is not None:
         write(analysis, output)
     if figures is not None:
@@ -307,12 +314,12 @@ def import_(exported: Path, output: Path, experts: int, layers: int, top_k: int,
 
     That is a nested list of [tokens, layers, top-k], or a buffer of int32 in base64, as vLLM and SGLang give them.
     """
+    from moe_router.text import lines_of
     from moe_router.token_trace import from_routed_experts
 
-    if not exported.is_file():
-        raise RouterError(f"export {exported}: no such file")
+    _check_folders(output)
     sequences, groups = [], []
-    for number, line in enumerate(exported.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(lines_of(exported, what="export"), start=1):
         if not line.strip():
             continue
         try:
@@ -321,8 +328,9 @@ def import_(exported: Path, output: Path, experts: int, layers: int, top_k: int,
             groups.append(str(record[by]) if by else "all")
         except json.JSONDecodeError as error:
             raise RouterError(f"export {exported}:{number}: not JSON ({error.msg}); one object to a line") from None
-        except (KeyError, TypeError) as error:
-            raise RouterError(f"export {exported}:{number}: has no field {error}") from None
+        except (KeyError, TypeError):
+            fields = f"routed_experts and {by}" if by else "routed_experts"
+            raise RouterError(f"export {exported}:{number}: needs an object with {fields}") from None
     trace = from_routed_experts(
         sequences, num_experts=experts, layers=layers, top_k=top_k, group=groups, model=exported.stem
     )

@@ -26,5 +26,8 @@ def mendable(command: Callable[..., Any]) -> Callable[..., Any]:
         except RouterError as error:
             click.echo(f"error: {error}", err=True)
             raise SystemExit(2) from None
+        except UnicodeDecodeError as error:
+            click.echo(f"error: a file that was to be text is not UTF-8 (byte {error.start}: {error.reason})", err=True)
+            raise SystemExit(2) from None
 
     return wrapped

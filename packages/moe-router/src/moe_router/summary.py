@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from moe_router.errors import RouterError
 from moe_router.streaming import MAX_PAIRED_EXPERTS, units_for
 from moe_router.token_trace import TokenTrace
 from moe_router.trace import TYPE_FOLDS, RoutingTrace, fold_of, pair_folds
@@ -124,6 +125,8 @@ def _layer(trace: TokenTrace, layer: int, units: _Units, experts: int) -> _Layer
         sequence_T = trace.sequence_of(part)
         unit_T = torch.from_numpy(units.unit_N[sequence_T])
         ranked = trace.ranked(part, layer)[:, :top_k].astype(np.int64)
+        if ((ranked >= trace.experts_L[layer]) & (ranked != trace.idle)).any():
+            raise RouterError(f"token trace: {trace.layers[layer]} holds experts beyond its {trace.experts_L[layer]}")
         chosen_TK = torch.from_numpy(np.minimum(ranked, experts))  # idle slots into the bin behind the experts
         first_T = chosen_TK[:, 0]
         base_T = unit_T * bins

@@ -39,16 +39,28 @@ class Sample(NamedTuple):
         return lexical_types(self.text, offsets)
 
 
+def lines_of(path: Path, *, what: str) -> list[str]:
+    """The lines of a text file.
+
+    Raises:
+        RouterError: for one that is missing or is no text.
+    """
+    if not path.is_file():
+        raise RouterError(f"{what} {path}: no such file")
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise RouterError(f"{what} {path}: not text in UTF-8 (byte {error.start}: {error.reason})") from None
+
+
 def read_texts(path: Path, *, by: str | None, tokenizer: Any) -> Iterator[Sample]:
     """Every record: `text`, `prompt` and `completion`, or chat `messages`, in the model's chat template where it has one.
 
     Raises:
         RouterError: naming the file and line, for what is missing or malformed.
     """
-    if not path.is_file():
-        raise RouterError(f"data {path}: no such file")
     found = False
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(lines_of(path, what="data"), start=1):
         if not line.strip():
             continue
         where = f"data {path}:{number}"
@@ -93,7 +105,7 @@ def _sample(record: Any, tokenizer: Any, where: str, *, group: str) -> Sample:
                 else ""
             )
             special = False
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise RouterError(f"{where}: each message needs role and content ({error})") from None
     ids = list(tokenizer(text, add_special_tokens=special)["input_ids"])
     prompt = len(tokenizer(before, add_special_tokens=special)["input_ids"]) if before else 0

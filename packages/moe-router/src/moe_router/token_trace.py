@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from moe_router.errors import RouterError
-from moe_router.trace import read_header
+from moe_router.trace import read_header, stated_in
 
 SCHEMA = "moe-router/tokens@1"
 _SAFETENSORS = {"U8": np.uint8, "U16": np.uint16, "I32": np.int32, "I64": np.int64, "F16": np.float16}
@@ -119,9 +119,13 @@ class TokenTrace:
         header = read_header(path)
         if header["schema"] != SCHEMA:
             raise RouterError(f"trace {path}: holds {header['schema']}, where {SCHEMA} was looked for")
-        arrays: dict[str, Any] = _mapped(path)
-        stated: dict[str, Any] = {n: tuple(header[n]) for n in ("layers", "experts_L", "top_k_L", "groups", "types")}
-        return cls(model=header["model"], metadata=header["metadata"], **stated, **arrays)
+        try:
+            arrays: dict[str, Any] = _mapped(path)
+            return cls(**stated_in(header), **arrays)
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise RouterError(
+                f"trace {path}: damaged (parts of a trace are missing or of another kind: {error})"
+            ) from None
 
 
 _TENSORS = ("experts_TLK", "weights_TLK", "token_ids_T", "type_T", "starts_N", "group_N")

@@ -224,15 +224,14 @@ class RoutingTrace:
                 arrays: dict[str, Any] = {name: _wide(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 - not a dict
         except SafetensorError as error:
             raise RouterError(f"trace {path}: damaged ({error})") from None
-        if header["schema"] != SCHEMA:
-            header, arrays = _from_version_1(header, arrays)
-        stated: dict[str, Any] = {n: tuple(header[n]) for n in ("layers", "experts_L", "top_k_L", "groups", "types")}
-        return cls(
-            model=header["model"],
-            metadata=header["metadata"],
-            **stated,
-            **arrays,
-        )
+        try:
+            if header["schema"] != SCHEMA:
+                header, arrays = _from_version_1(header, arrays)
+            return cls(**stated_in(header), **arrays)
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise RouterError(
+                f"trace {path}: damaged (parts of a trace are missing or of another kind: {error})"
+            ) from None
 
 
 def _from_version_1(
@@ -274,9 +273,17 @@ def read_header(path: Path) -> dict[str, Any]:
             header = json.loads((file.metadata() or {}).get("moe_router", "null"))
     except (SafetensorError, OSError) as error:
         raise RouterError(f"trace {path}: not a safetensors file ({error})") from None
-    if not isinstance(header, dict) or "schema" not in header:
+    except json.JSONDecodeError:
+        header = None
+    if not isinstance(header, dict) or not isinstance(header.get("schema"), str):
         raise RouterError(f"trace {path}: a safetensors file, but not a routing trace")
     return header
+
+
+def stated_in(header: Mapping[str, Any]) -> dict[str, Any]:
+    """What the header of a trace states of it, as the fields of its class."""
+    lists = {n: tuple(header[n]) for n in ("layers", "experts_L", "top_k_L", "groups", "types")}
+    return {"model": header["model"], "metadata": header["metadata"], **lists}
 
 
 def merge(traces: Sequence[RoutingTrace]) -> RoutingTrace:

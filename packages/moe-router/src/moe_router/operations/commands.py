@@ -72,7 +72,7 @@ def annotate(steps: Path, out: Path, model: Path | None) -> None:
 @click.argument("labels", type=FILE, nargs=-1)
 @click.option("-o", "--out", type=FILE, required=True, help="Where the weights go.")
 @click.option(
-    "--per-operation", type=click.IntRange(50), default=1500, show_default=True, help="Examples of our own for each."
+    "--per-operation", type=click.IntRange(50), default=400, show_default=True, help="Examples of our own for each."
 )
 @mendable
 def train(labels: tuple[Path, ...], out: Path, per_operation: int) -> None:

@@ -115,6 +115,8 @@ def _grid(
     axes.set_yticks(range(len(rows)), rows, fontsize=8 if len(rows) <= 24 else 6)
     if len(rows) > 40:
         axes.yaxis.set_major_locator(mpl.ticker.MaxNLocator(20, integer=True))
+    axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(16, integer=True, min_n_ticks=1))
+    axes.set_xlim(-0.5, values.shape[1] - 0.5)
     axes.set_xlabel(of)
     axes.spines[:].set_visible(False)
     bar = axes.figure.colorbar(image, ax=axes, shrink=0.9, pad=0.015)

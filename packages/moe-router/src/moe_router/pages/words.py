@@ -160,7 +160,8 @@ def _together(analysis: Analysis) -> list[str]:
     edge, names = analysis.edges[0], labels(analysis.trace.layers)
     sure = ", untested for want of sequences" if np.isnan(edge.q) else ", at 5 % false discoveries over sequences"
     interval = "" if np.isnan(edge.low) else f" (95 % {edge.low:.1f} to {edge.high:.1f})"
+    count = "no other pair does so" if len(analysis.edges) == 1 else f"{len(analysis.edges)} pairs do so"
     return [
         f"Experts {edge.first} and {edge.second} of {names[edge.layer]} share tokens {edge.lift:.1f} times as often as their numbers of "
-        f"pairs make likely{interval}, {edge.tokens:,} tokens; {len(analysis.edges)} pairs do so 1.5 times or more{sure}."
+        f"pairs make likely{interval}, {edge.tokens:,} tokens; {count} 1.5 times or more{sure}."
     ]
