@@ -4,8 +4,8 @@
 
 The first part runs a Mixtral of 100 million parameters on the CPU, a forward pass without and one with the recorder in turn, in an
 order drawn at random; what is reported is the ratio within each pair and, steadier, the time the recorder's hooks took over that of the
-rest. The second writes a trace of 10 million tokens, 32 layers and top-2 and sums it up in a process of its own, whose peak memory is
-taken. Writes routing_capture.json beside this file.
+rest. The second writes a trace of 10 million tokens, 32 layers and top-2, and from it the report with all its tests, in a process of its
+own, whose peak memory is taken. Writes routing_capture.json beside this file.
 """
 
 from __future__ import annotations
@@ -33,11 +33,15 @@ OUT = Path(__file__).with_suffix(".json")
 ANALYSE = """
 import json, resource, sys, time
 from pathlib import Path
+from moe_router.pages.analysis import analyse
+from moe_router.pages.page import write
 from moe_router.summary import summarise_tokens
 from moe_router.token_trace import TokenTrace
 started = time.perf_counter()
 summed = summarise_tokens(TokenTrace.load(Path(sys.argv[1])))
-print(json.dumps({"seconds": time.perf_counter() - started, "assignments": int(summed.counts_ULE.sum()),
+sums = time.perf_counter() - started
+write(analyse(summed), Path(sys.argv[1]).with_suffix(".html"))
+print(json.dumps({"seconds": time.perf_counter() - started, "seconds_of_sums": sums, "assignments": int(summed.counts_ULE.sum()),
                   "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}))
 """
 
@@ -113,7 +117,7 @@ def capture(rounds: int) -> dict[str, object]:
 
 
 def analysis(tokens: int) -> dict[str, object]:
-    """Seconds and peak memory of summing up a large trace."""
+    """Seconds and peak memory of analysing a large trace."""
     layers, experts, length = 32, 8, 1000
     rng = np.random.default_rng(0)
     first = rng.integers(0, experts, (tokens, layers, 1), dtype=np.uint8)
