@@ -203,7 +203,9 @@ def hy_v3(c: Settings, **place: Any) -> Model:
     hidden, layers = c.size("hidden_size"), c.size("num_hidden_layers")
     attention = gqa(c, bias=c.flag("attention_bias"), qk_norm="head")
     width, bias = c.size("moe_intermediate_size"), c.flag("mlp_bias")
-    shared = mlp(c, width * c.count("num_shared_experts"), module="shared_experts", bias=bias)
+    # With no shared experts transformers builds one as wide as a dense MLP.
+    shared_width = width * c.count("num_shared_experts") or c.size("intermediate_size")
+    shared = mlp(c, shared_width, module="shared_experts", bias=bias)
     experts = moe(c, experts="num_experts", width=width, shared=shared)
     sparse = sparse_types(c, layers, lambda i: i >= 1)
     return decoder(c, block(attention, experts, dense=mlp(c, bias=bias), sparse=sparse, hidden=hidden), **place)

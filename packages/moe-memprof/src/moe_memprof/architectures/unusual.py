@@ -77,36 +77,25 @@ def doge(c: Settings, **place: Any) -> Model:
         w.linear("dt_proj", a.kv_heads, a.kv_heads * a.head_dim, bias=bias)
 
     attention = gqa(c, bias=bias, qk_norm="head", extra=dynamic_mask)
-    dense = mlp(c, bias=c.flag("mlp_bias"))
+    width, mlp_bias = c.size("intermediate_size"), c.flag("mlp_bias")
 
-    def experts(w: Weights, i: int) -> Experts:
+    def experts(w: Weights, _: int) -> Experts:
         count, top_k = c.size("num_experts"), c.size("num_experts_per_tok")
         check_top_k(c, top_k, count)
-        found = Experts(
-            count=count,
-            top_k=top_k,
-            intermediate=1,
-            fused=False,
-            gated=False,
-            shared_intermediate=dense(Weights(), i).intermediate,
-        )
-        inner = Weights(w.prefix, role="shared expert", layer=w.layer, specs=w.specs).at("mlp")
-        inner.linear("router_gate", 2 * isqrt(count), hidden, role="router")
-        inner.embedding("down_embed", count, hidden, role="routed expert")
-        inner.embedding("up_embed", count, hidden, role="routed expert")
-        for name, size in (
-            ("gate_proj", (found.shared_intermediate, hidden)),
-            ("up_proj", (found.shared_intermediate, hidden)),
-        ):
-            inner.linear(name, *size, bias=c.flag("mlp_bias"))
-        inner.linear("down_proj", hidden, found.shared_intermediate, bias=c.flag("mlp_bias"))
-        return found
+        w = w.at("mlp", role="shared expert")
+        w.linear("router_gate", 2 * isqrt(count), hidden, role="router")
+        w.embedding("down_embed", count, hidden, role="routed expert")
+        w.embedding("up_embed", count, hidden, role="routed expert")
+        w.linear("gate_proj", width, hidden, bias=mlp_bias)
+        w.linear("up_proj", width, hidden, bias=mlp_bias)
+        w.linear("down_proj", hidden, width, bias=mlp_bias)
+        return Experts(count=count, top_k=top_k, intermediate=1, fused=False, gated=False, shared_intermediate=width)
 
     def residuals(w: Weights, _: int) -> None:
         w.parameter("input_residual", hidden, role="other")
         w.parameter("post_attention_residual", hidden, role="other")
 
-    layer = block(attention, experts if c.flag("is_moe") else dense, hidden=hidden, extra=residuals)
+    layer = block(attention, experts if c.flag("is_moe") else mlp(c, bias=mlp_bias), hidden=hidden, extra=residuals)
     return decoder(c, layer, **place)
 
 
