@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -79,6 +78,8 @@ def _by_class(config: Mapping[str, Any]) -> str:
         raise MemprofError(
             "config.json: model_type is missing; every config.json of transformers names its architecture there"
         )
+    import difflib  # only for the error
+
     near = difflib.get_close_matches(str(kind), SUPPORTED, n=1)
     hint = f"did you mean {near[0]}?" if near else "its weights can be read from safetensors headers instead"
     text = config.get("text_config")
