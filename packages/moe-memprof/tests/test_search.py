@@ -160,3 +160,11 @@ def test_loads_that_cannot_be_are_refused(text: str, tmp_path) -> None:
     (tmp_path / "x.trace").write_bytes(b"not a trace at all")
     with pytest.raises(MemprofError, match="neither a trace"):
         read_loads(tmp_path / "x.trace")
+
+
+def test_overrides_on_the_command_line(mixtral: str) -> None:
+    values = json.loads(invoke("estimate", mixtral, "--override", "tensor being read=0", "--buffer", 0.05, "--json"))
+    load = next(p for p in values["phases"] if p["name"] == "load")
+    assert {p["name"]: p["bytes"] for p in load["parts"]}["tensor being read"] == 0
+    assert "expected PART=GIB" in invoke("estimate", mixtral, "--override", "x", code=2)
+    assert "no part of this plan" in invoke("estimate", mixtral, "--override", "coffee=1", code=2)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from moe_memprof.architectures.base import Attention, Layer, Model, StateMixer
 from moe_memprof.optimizer import optimizer_memory, state_parts
 from moe_memprof.parallel import STEP_FORMULAS, spread, step_parts
-from moe_memprof.plan import BASELINE, CONTEXT, Part, Phase
+from moe_memprof.plan import BASELINE, CONTEXT, Part, Phase, PhaseName
 from moe_memprof.replay.engine import F32, Memory, fresh
 from moe_memprof.replay.layers import How, decoder_layer
 from moe_memprof.replay.step import Task, exactness, replay
@@ -104,6 +104,25 @@ def allocator_part(spec: RunSpec, parts: Sequence[Part]) -> list[Part]:
     ]
 
 
+def finished(name: PhaseName, moment: str, parts: Sequence[Part], spec: RunSpec) -> Phase:
+    """A phase with what the user knows better put in, the allocator's share, and the buffer that was asked for.
+
+    Raises:
+        MemprofError: when an override names a part that no phase has (checked over all phases by `estimate`).
+    """
+    known = [
+        part if part.name not in spec.overrides
+        else replace(part, bytes=spec.overrides[part.name], kind="given", formula="given by the user")
+        for part in parts
+    ]  # fmt: skip
+    known += allocator_part(spec, known)
+    if spec.buffer:
+        size = round(spec.buffer * sum(p.bytes for p in known))
+        why = f"{100 * spec.buffer:g} % on top, as asked for"
+        known.append(Part(name="buffer", bytes=size, kind="given", formula=why))
+    return Phase(name=name, moment=moment, parts=tuple(known))
+
+
 def load_phase(model: Model, spec: RunSpec) -> Phase:
     """Reading the weights."""
     largest = max((t for t in model.tensors), key=lambda t: t.elements)
@@ -114,7 +133,7 @@ def load_phase(model: Model, spec: RunSpec) -> Phase:
         name="tensor being read", bytes=round(largest.elements * spec.width * factor), kind="heuristic", formula=why
     )
     parts = [*baseline_parts(spec), *spread(weight_parts(model, spec), spec.parallel), reading]
-    return Phase(name="load", moment="reading the last weights", parts=(*parts, *allocator_part(spec, parts)))
+    return finished("load", "reading the last weights", parts, spec)
 
 
 def step_phase(model: Model, spec: RunSpec, trains: Sequence[Trained]) -> Phase:
@@ -145,7 +164,7 @@ def step_phase(model: Model, spec: RunSpec, trains: Sequence[Trained]) -> Phase:
     ]
     here = _without_debts(here, highest)
     parts = [*fixed, *here]
-    return Phase(name="step", moment=moment, parts=(*parts, *allocator_part(spec, parts)))
+    return finished("step", moment, parts, spec)
 
 
 _ACTIVATIONS = frozenset(
@@ -194,9 +213,7 @@ def evaluate_phase(model: Model, spec: RunSpec, trains: Sequence[Trained]) -> Ph
         base = sum(t.elements for t in model.tensors if t.role in roles) * spec.width
         why = "kept to be put back after the evaluation"
         parts.append(Part(name="base weights beside merged ones", bytes=base, kind="derived", formula=why))
-    return Phase(
-        name="evaluate", moment="the longest answers' last token", parts=(*parts, *allocator_part(spec, parts))
-    )
+    return finished("evaluate", "the longest answers' last token", parts, spec)
 
 
 def _cache(layer: Layer, spec: RunSpec) -> int:
@@ -230,4 +247,4 @@ def save_phase(model: Model, spec: RunSpec, trains: Sequence[Trained]) -> Phase:
     if copies:
         why = "trainable weights and optimizer state once more while they are serialised"
         parts.append(Part(name="file being written", bytes=copies, kind="heuristic", formula=why))
-    return Phase(name="save", moment="writing a checkpoint", parts=(*parts, *allocator_part(spec, parts)))
+    return finished("save", "writing a checkpoint", parts, spec)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from moe_memprof.errors import MemprofError
 
 SCHEMA = "moe-memprof/estimate@1"
+PhaseName = Literal["load", "step", "evaluate", "save"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,8 +17,9 @@ class Part:
 
     name: str
     bytes: int
-    kind: Literal["derived", "heuristic", "measured"]
-    """derived: follows from shapes and from what the software keeps; heuristic: a rule of thumb; measured: read on this machine."""
+    kind: Literal["derived", "heuristic", "measured", "given"]
+    """derived: follows from shapes and from what the software keeps; heuristic: a rule with its source; measured: read on this machine;
+    given: said by the user."""
     formula: str
     """How the bytes come about, in words and letters."""
 
@@ -31,7 +33,7 @@ class Part:
 class Phase:
     """A stretch of a run and what is in memory at its highest moment."""
 
-    name: Literal["load", "step", "evaluate", "save"]
+    name: PhaseName
     moment: str
     """When in the phase the peak is."""
     parts: tuple[Part, ...]

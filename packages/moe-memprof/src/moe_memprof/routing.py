@@ -56,7 +56,7 @@ def read_loads(path: Path) -> list[list[float]]:
     """
     try:
         if path.suffix == ".json":
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values: Any = json.loads(path.read_text(encoding="utf-8"))
             values = values.get("loads") if isinstance(values, dict) else values
             loads = [[float(n) for n in row] for row in (values if isinstance(values[0], list) else [values])]
         else:

@@ -99,7 +99,7 @@ def changed(spec: RunSpec, change: str) -> RunSpec:
     Raises:
         MemprofError: for a key that is none, with the nearest; or a value that it does not take.
     """
-    own = {f.name for f in fields(RunSpec)} - {"config", "parallel"}
+    own = {f.name for f in fields(RunSpec)} - {"config", "parallel", "overrides"}
     parallel = {f.name for f in fields(Parallel)}
     values: dict[str, Any] = {}
     for pair in change.split(","):

@@ -82,6 +82,10 @@ class RunSpec:
     """Adapters are merged for the evaluation, and the base weights kept beside to be put back."""
     allocator: bool = True
     """Count what CUDA's caching allocator keeps beyond the tensors (device cuda)."""
+    buffer: float = 0.0
+    """Share of every phase's sum that is added on top, to be on the safe side."""
+    overrides: Mapping[str, int] = field(default_factory=dict)
+    """Bytes of parts that are known better, by the part's name."""
     baseline: int | None = None
     """Bytes that the process takes before the model: Python, torch and libraries, or the CUDA context. None leaves it out of the sums."""
 
@@ -107,6 +111,8 @@ class RunSpec:
             )
         if not 0 < self.loss_share <= 1:
             raise MemprofError(f"loss_share: must be above 0 and at most 1, got {self.loss_share}")
+        if not 0 <= self.buffer <= 1:
+            raise MemprofError(f"buffer: must be between 0 and 1, got {self.buffer}")
         if self.method != "full" and not (self.lora_attention or self.lora_experts):
             raise MemprofError("lora: attention and experts are both off, so nothing would train")
         if self.method == "qlora" and self.quantise_experts and self.lora_experts and self.expert_lora == "peft":

@@ -59,7 +59,17 @@ def measured_rise(config: dict, *, method: str, batch: int, seq: int, experts: b
 
     step()  # the optimizer gets its state
     measured = measure_step(step).peak
-    made = estimate(RunSpec(config=config, method=method, lora_experts=experts, sequences=batch, length=seq, device="cpu", loss_share=(seq - 1) / seq))  # type: ignore[arg-type]
+    made = estimate(
+        RunSpec(
+            config=config,
+            method=method,
+            lora_experts=experts,
+            sequences=batch,
+            length=seq,
+            device="cpu",
+            loss_share=(seq - 1) / seq,
+        )
+    )  # type: ignore[arg-type]
     fixed = ("weights:", "LoRA:", "optimizer state")
     planned = sum(p.bytes for p in made.phase("step").parts if not p.name.startswith(fixed))
     return planned, measured
@@ -71,3 +81,14 @@ def measured_rise(config: dict, *, method: str, batch: int, seq: int, experts: b
 def test_planned_step_against_measured(method: str, batch: int, seq: int) -> None:
     planned, measured = measured_rise(SMALL, method=method, batch=batch, seq=seq)
     assert planned == pytest.approx(measured, rel=0.03)
+
+
+def test_a_fraction_of_no_gpu_is_refused() -> None:
+    from moe_memprof import MemprofError
+    from moe_memprof.measure import limit_memory
+
+    with pytest.raises(MemprofError, match="above 0 and at most 1"):
+        limit_memory(0.0)
+    if not torch.cuda.is_available():
+        with pytest.raises(MemprofError, match="sees no GPU"):
+            limit_memory(0.5)

@@ -66,6 +66,8 @@ _RUN = (
     click.option("--expert-parallel", default=1, show_default=True, type=_POSITIVE),
     click.option("--offload-optimizer", type=click.Choice(["none", "cpu", "nvme"]), default="none", show_default=True),
     click.option("--offload-parameters", type=click.Choice(["none", "cpu", "nvme"]), default="none", show_default=True),
+    click.option("--buffer", default=0.0, show_default=True, type=click.FloatRange(0, 1), help="Share to add on top of the sum."),
+    click.option("--override", "overrides", multiple=True, metavar="PART=GIB", help="A part that you know better."),
     click.option("--eval-batch", "eval_sequences", default=1, show_default=True, type=_POSITIVE),
     click.option("--eval-length", default=512, show_default=True, type=_POSITIVE, help="Longest prompt and answer together."),
 )  # fmt: skip
@@ -131,7 +133,16 @@ def make_spec(model: str, values: dict[str, Any]) -> RunSpec:
     from moe_memprof.spec import RunSpec, read_config
 
     parallel = Parallel(**{f.name: values.pop(f.name) for f in fields(Parallel) if f.name in values})
+    values["overrides"] = dict(_override(text) for text in values["overrides"])
     values = {**values, "bits": int(values["bits"]), "parallel": parallel}
     if values["device"] == "cuda":
         values["baseline"] = CONTEXT
     return RunSpec(config=read_config(model), **values)
+
+
+def _override(text: str) -> tuple[str, int]:
+    name, _, gib = text.rpartition("=")
+    try:
+        return name.strip(), int(float(gib) * GIB)
+    except ValueError:
+        raise MemprofError(f"--override {text}: expected PART=GIB, such as 'tensor being read=0'") from None
