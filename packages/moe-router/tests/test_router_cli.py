@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -56,8 +57,11 @@ def printed(*arguments: object, code: int = 0) -> dict:
 
 
 def test_inspect(model_folder) -> None:
-    assert "3 MoE layers" in run("inspect", model_folder)
+    shown = run("inspect", model_folder)
+    assert "3 MoE layers" in shown
+    assert f"transformers {version('transformers')}: " in shown  # how this release is read
     layers = json.loads(run("inspect", model_folder, "--json"))["layers"]
+    assert all(x["tested"] and x["scoring"] == "softmax" for x in layers)
     assert [(x["name"], x["experts"], x["top_k"]) for x in layers] == [
         (f"model.layers.{i}.mlp", 8, 2) for i in range(3)
     ]

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+import transformers
 from click.testing import CliRunner
 
 from moe_router import RouterError, find_moe_layers
@@ -13,8 +14,9 @@ from moe_router.cli import main
 from moe_router.doctor import losses, structure
 from moe_router.doctor.checkup import CHECKS, examine, read_run
 from moe_router.doctor.findings import Finding, Patient
-from test_router_architectures import HERE
 from tiny_models import build
+
+RELEASE = tuple(int(n) for n in transformers.__version__.split(".")[:2])
 
 
 @pytest.fixture
@@ -180,7 +182,10 @@ WRONG_SELECTION = [
 RIGHT_SELECTION = ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "flex_olmo", "granitemoe", "phimoe", "gpt_oss", "dbrx"]
 
 
-@pytest.mark.parametrize("architecture", [a for a in WRONG_SELECTION + RIGHT_SELECTION if a in HERE])
+@pytest.mark.skipif(
+    RELEASE < (5, 20), reason="which losses count what ran differs between releases; the eight are of 5.20 and later"
+)
+@pytest.mark.parametrize("architecture", WRONG_SELECTION + RIGHT_SELECTION)
 def test_the_eight_architectures_whose_stock_loss_counts_what_never_ran(architecture: str, batch) -> None:
     findings = losses.selection_never_ran(Patient(model=build(architecture), batch=batch))
     assert [f.check for f in findings] == (["selection-never-ran"] if architecture in WRONG_SELECTION else [])

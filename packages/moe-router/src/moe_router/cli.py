@@ -38,11 +38,14 @@ def inspect(model: str, as_json: bool) -> None:
 
     The exit code is 1 when there are none.
     """
+    from importlib.metadata import version
+
     import torch
     from rich.console import Console
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from moe_router.architectures.registry import diagnose, find_moe_layers
+    from moe_router.architectures.support import window
     from moe_router.report import render_layers
 
     _check_model(model)
@@ -55,6 +58,7 @@ def inspect(model: str, as_json: bool) -> None:
             f"model {model}: transformers cannot build it: {' '.join(str(error).split())[:300]}"
         ) from None
     layers = find_moe_layers(built)
+    read = f"transformers {version('transformers')}: {window(version('transformers'))}"
     if as_json:
         rows = [
             {
@@ -62,13 +66,17 @@ def inspect(model: str, as_json: bool) -> None:
                 "router": x.router_name,
                 "experts": x.num_experts,
                 "top_k": x.top_k,
+                "scoring": x.scoring,
+                "stream": x.stream,
                 "adapter": x.adapter.name,
+                "tested": x.tested,
             }
             for x in layers
         ]
-        click.echo(json.dumps({"schema": "moe-router/layers@1", "layers": rows}, indent=1))
+        click.echo(json.dumps({"schema": "moe-router/layers@1", "read": read, "layers": rows}, indent=1))
     elif layers:
         render_layers(Console(), layers, parameters=sum(p.numel() for p in built.parameters()))
+        click.echo(read)
     else:
         click.echo(f"no MoE layer: {diagnose(built)}")
     raise SystemExit(0 if layers else 1)
