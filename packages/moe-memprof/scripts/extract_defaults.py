@@ -80,12 +80,10 @@ def extract(model_types: list[str]) -> dict[str, Any]:
 
 def main() -> None:
     """Write the file."""
-    from moe_memprof.architectures.registry import ARCHITECTURES
+    from moe_memprof.architectures.registry import SUPPORTED
 
     path = PACKAGE / "defaults.json"
-    lines = [
-        f"{json.dumps(k)}: {json.dumps(v, separators=(',', ':'))}" for k, v in extract(sorted(ARCHITECTURES)).items()
-    ]
+    lines = [f"{json.dumps(k)}: {json.dumps(v, separators=(',', ':'))}" for k, v in extract(sorted(SUPPORTED)).items()]
     path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
     print(f"{path}: {len(lines)} configs, {path.stat().st_size} bytes")
 

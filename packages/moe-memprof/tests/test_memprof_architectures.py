@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from architecture_published import PUBLISHED
 from architecture_variations import INDEXER, OWN
 from moe_memprof.architectures.base import ROLES, Attention, Dense, Experts, StateMixer
-from moe_memprof.architectures.registry import SUPPORTED, describe
+from moe_memprof.architectures.registry import FAMILIES, SUPPORTED, describe
 from moe_memprof.errors import MemprofError
 
 
@@ -248,6 +249,13 @@ def test_errors_are_one_line(config: dict[str, Any], words: str) -> None:
         describe(config)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_table_of_families_is_complete() -> None:
+    for family, kinds in FAMILIES.items():
+        module = importlib.import_module(f"moe_memprof.architectures.{family}")
+        assert sorted(module.ARCHITECTURES) == sorted(kinds)
+    assert len(set(SUPPORTED)) == len(SUPPORTED) == 94
 
 
 def test_neither_torch_nor_a_sibling_is_imported() -> None:

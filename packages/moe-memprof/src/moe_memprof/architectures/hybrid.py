@@ -257,5 +257,6 @@ ARCHITECTURES: dict[str, Callable[[Settings], Model]] = {
     "minimax": minimax,
     "nemotron_h": nemotron_h,
     "qwen3_next": qwen3_next,
+    "qwen3_5_moe": lambda c: qwen3_next(c.sub("text_config")),
     "qwen3_5_moe_text": qwen3_next,
 }
