@@ -168,3 +168,15 @@ def test_overrides_on_the_command_line(mixtral: str) -> None:
     assert {p["name"]: p["bytes"] for p in load["parts"]}["tensor being read"] == 0
     assert "expected PART=GIB" in invoke("estimate", mixtral, "--override", "x", code=2)
     assert "no part of this plan" in invoke("estimate", mixtral, "--override", "coffee=1", code=2)
+
+
+def test_inventory_of_a_config_and_of_a_checkpoint(mixtral: str, tmp_path) -> None:
+    text = invoke("inventory", mixtral)
+    assert "46.70B parameters, 12.88B active per token" in text
+    assert "45,097,156,608" in text
+    values = json.loads(invoke("inventory", mixtral, "--json"))
+    assert sum(values["by_role"].values()) == values["parameters"] == 46_702_792_704
+    header = json.dumps({"a.experts.0.w1.weight": {"dtype": "BF16", "shape": [2, 3], "data_offsets": [0, 12]}}).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(12))
+    stored = invoke("inventory", tmp_path / "model.safetensors", "--stored", "--tensors")
+    assert "a.experts.0.w1.weight  [2, 3]  routed expert  bfloat16" in stored

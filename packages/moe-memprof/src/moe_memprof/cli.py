@@ -11,6 +11,7 @@ import click
 from moe_memprof import __version__
 from moe_memprof.commands.estimate import estimate
 from moe_memprof.commands.fit import fit, whatif
+from moe_memprof.commands.inventory import inventory
 from moe_memprof.commands.options import mendable
 
 
@@ -22,6 +23,7 @@ def main() -> None:
 
 main.add_command(estimate)
 main.add_command(fit)
+main.add_command(inventory)
 main.add_command(whatif)
 
 

@@ -20,14 +20,15 @@ KIB, MIB, GIB = 2**10, 2**20, 2**30
 _BAR = 16
 
 
-def size(count: float) -> str:
+def size(number: float) -> str:
     """Bytes as KiB below a tenth of a MiB, as GiB from one on, as MiB between."""
-    if abs(count) >= GIB:
-        return f"{count / GIB:.2f} GiB"
-    return f"{count / MIB:.1f} MiB" if abs(count) >= MIB / 10 or not count else f"{count / KIB:.1f} KiB"
+    if abs(number) >= GIB:
+        return f"{number / GIB:.2f} GiB"
+    return f"{number / MIB:.1f} MiB" if abs(number) >= MIB / 10 or not number else f"{number / KIB:.1f} KiB"
 
 
-def _count(n: int) -> str:
+def count(n: int) -> str:
+    """A number of parameters in billions, millions or thousands."""
     for unit, name in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
         if n >= unit:
             return f"{n / unit:.2f}{name}"
@@ -43,8 +44,8 @@ def render_estimate(console: Console, estimate: Estimate, *, budget: int | None 
         budget: bytes there are, to say whether it fits.
     """
     console.print(
-        f"[bold]Memory plan[/]  {_count(estimate.parameters)} parameters, {_count(estimate.active_parameters)} active per token, "
-        f"{_count(estimate.trainable_parameters)} trainable"
+        f"[bold]Memory plan[/]  {count(estimate.parameters)} parameters, {count(estimate.active_parameters)} active per token, "
+        f"{count(estimate.trainable_parameters)} trainable"
     )
     binding = estimate.binding
     console.print(_phases(estimate, binding))
