@@ -50,6 +50,12 @@ class How:
     attention: Literal["sdpa", "eager"] = "sdpa"
     experts: Literal["grouped_mm", "eager", "batched_mm"] = "grouped_mm"
 
+    linear_bits: int = 0
+    """Bits of quantised linears; 0 where they are not."""
+    expert_bits: int = 0
+    """Bits of quantised fused experts; 0 where they are not."""
+    expert_lora: Literal["peft", "grouped"] = "peft"
+
     @property
     def tokens(self) -> int:
         """Padded tokens of one forward pass."""

@@ -5,7 +5,7 @@ A formula's inputs stay alive until all its gradients are made, so the comments 
 
 from __future__ import annotations
 
-from moe_memprof.replay.engine import F32, INDEX, Grads, Memory, Tensor, fresh, record
+from moe_memprof.replay.engine import F32, INDEX, Grads, Leaf, Memory, Tensor, fresh, record
 
 Saved = list[Tensor]
 
@@ -97,10 +97,11 @@ def matmul(m: Memory, x: Tensor, w: Tensor, rows: int, *, width: int | None = No
     columns = w.elements // (x.elements // rows)
     saved = ([x.alias()] if w.needs_grad else []) + ([w.alias()] if x.needs_grad else [])
     wanted = (x.needs_grad, w.needs_grad)
+    label = "gradients" if isinstance(w.node, Leaf) else None
     sizes = (x.elements, w.elements)
 
     def back(_grads: list[Tensor | None], _saved: Saved) -> Grads:
-        for_w = fresh(m, sizes[1], w_width) if wanted[1] else None
+        for_w = fresh(m, sizes[1], w_width, label) if wanted[1] else None
         return [fresh(m, sizes[0], x_width) if wanted[0] else None, for_w]
 
     x_width, w_width = x.width, w.width
@@ -111,10 +112,11 @@ def grouped_matmul(m: Memory, x: Tensor, w: Tensor, rows: int, columns: int) -> 
     """Rows sorted by expert times the experts' weights [E, in, out] at once."""
     saved = ([x.alias()] if w.needs_grad else []) + ([w.alias()] if x.needs_grad else [])
     wanted = (x.needs_grad, w.needs_grad)
+    label = "gradients" if isinstance(w.node, Leaf) else None
     sizes, widths = (x.elements, w.elements), (x.width, w.width)
 
     def back(_grads: list[Tensor | None], _saved: Saved) -> Grads:
-        for_w = fresh(m, sizes[1], widths[1]) if wanted[1] else None
+        for_w = fresh(m, sizes[1], widths[1], label) if wanted[1] else None
         return [fresh(m, sizes[0], widths[0]) if wanted[0] else None, for_w]
 
     return record(m, (rows * columns, x.width), [x, w], back, saved)

@@ -45,6 +45,10 @@ class Moment:
 
     name: str
     parts: Counter[str]
+    rise: int
+    """Bytes above the start of its stretch."""
+    change: int
+    """Bytes that the stretch leaves behind, above its start."""
 
     @property
     def bytes(self) -> int:
@@ -104,7 +108,8 @@ def replay(model: Model, how: How, task: Task) -> list[Moment]:
         stretch = done[key]
         at_peak = Counter(state)
         at_peak.update(stretch.rise)
-        moments.append(Moment(name=name, parts=at_peak))
+        rise, change = sum(stretch.rise.values()), sum(stretch.change.values())
+        moments.append(Moment(name=name, parts=at_peak, rise=rise, change=change))
         state.update(stretch.change)
 
     go("the embedding", "forward embedding")
@@ -170,7 +175,7 @@ def _embed(m: Memory, how: How, model: Model, *, grad: bool) -> Tensor:
 
     def back(_grads: Grads, _saved: list[Tensor]) -> Grads:
         # A model that is adapted only passes the gradient on to its inputs, for checkpointing's sake.
-        return [fresh(m, table, how.width) if how.base_trains else None]
+        return [fresh(m, table, how.width, "gradients") if how.base_trains else None]
 
     with m.labelled("residual stream"):
         return record(m, (elements, how.width), [weight(m, table, how.width, trains=how.base_trains or grad)], back)
@@ -226,3 +231,8 @@ def _chunked(m: Memory, how: How, model: Model, task: Task, x: Tensor, head: Ten
             return [fresh(m, size, width), saved[1].alias() if trains else None]
 
         return record(m, (1, F32), [x, head], back, saved)
+
+
+def exactness(layer: Layer) -> Literal["derived", "heuristic"]:
+    """Whether a layer's replay follows its code operation by operation, or approximates it."""
+    return "derived" if isinstance(layer.mixer, Attention) and not layer.mixer.kv_rank else "heuristic"
