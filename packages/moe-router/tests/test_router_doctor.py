@@ -226,6 +226,7 @@ def test_compiled_models(batch) -> None:
     torch._dynamo.reset()
 
 
+@pytest.mark.skipif(RELEASE < (5, 20), reason="older releases do not build all of these small")
 @pytest.mark.parametrize(
     "architecture", ["gpt_oss", "olmoe", "dbrx", "jetmoe", "switch_transformers", "doge", "granitemoe", "jamba"]
 )

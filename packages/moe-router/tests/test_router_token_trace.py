@@ -12,6 +12,7 @@ import torch
 from moe_router import RouterError, RoutingRecorder, RoutingTrace, find_moe_layers
 from moe_router.summary import summarise_tokens
 from moe_router.token_trace import TokenTrace, from_routed_experts
+from test_router_architectures import HERE
 from tiny_models import build
 
 ARRAYS = ("counts_ULE", "first_ULE", "idle_UL", "pairs_U", "repeats_UL", "tokens_U", "sequences_U", "unit_group_U")
@@ -27,6 +28,8 @@ def record(model, batches, path, *, weights: bool = True, **kwargs) -> tuple[Rou
 
 @pytest.mark.parametrize("architecture", ["mixtral", "olmoe", "zaya", "jetmoe", "longcat_flash"])
 def test_sums_of_the_full_trace_are_the_recorders(architecture: str, padded_batch, tmp_path) -> None:
+    if architecture not in HERE:
+        pytest.skip(f"this release of transformers has no {architecture}")
     model = build(architecture)
     other = {k: v[:, :7].flip(1) for k, v in padded_batch.items()}
     streamed, full = record(model, [("a", padded_batch), ("b", other), ("a", other)], tmp_path / "t")
