@@ -14,8 +14,9 @@ from moe_memprof.optimizer import optimizer_memory, state_parts
 from moe_memprof.parallel import STEP_FORMULAS, spread, step_parts
 from moe_memprof.plan import BASELINE, CONTEXT, Part, Phase, PhaseName
 from moe_memprof.replay.engine import F32, Memory, fresh
-from moe_memprof.replay.layers import How, decoder_layer
-from moe_memprof.replay.step import Task, exactness, replay
+from moe_memprof.replay.how import How
+from moe_memprof.replay.layers import decoder_layer, exactness
+from moe_memprof.replay.step import Task, replay
 from moe_memprof.spec import RunSpec
 from moe_memprof.weights import Trained, is_quantised, weight_parts
 
@@ -33,6 +34,8 @@ FORMULAS = {
     "loss": "positions with a loss · V in fp32: log-softmax, its gradient, and the gradient of the logits",
     "residual stream": "T · H per layer: what is kept of a layer under checkpointing, and the sum that runs through all",
     "gradients": "trainable parameters whose backward pass is over",
+    "state mixer": "streams of T · width in fp32, by count",
+    "masks": "T · length elements: the kernel takes the mask as numbers, made in every layer",
     "positions": "cosines and sines of the rotary embedding",
 }
 CACHING = 0.045
@@ -141,7 +144,8 @@ def step_phase(model: Model, spec: RunSpec, trains: Sequence[Trained]) -> Phase:
     accumulating = spec.accumulation > 1
     task = task_of(spec)
     gradients = sum(t.bytes for t in trains)
-    moments = [(m.name, m.parts) for m in replay(model, how_of(model, spec), task)]
+    how = how_of(model, spec)
+    moments = [(m.name, m.parts) for m in replay(model, how, task)]
     memory = optimizer_memory(trains, spec)
     if accumulating:
         moments = [(name, Counter(parts) + Counter({"gradients": gradients})) for name, parts in moments]
@@ -150,7 +154,7 @@ def step_phase(model: Model, spec: RunSpec, trains: Sequence[Trained]) -> Phase:
         moments = [(n, step_parts(model, parts, trains, spec.width, spec.parallel)) for n, parts in moments]
     moment, highest = max(moments, key=lambda m: sum(m[1].values()))
     fixed = resident_parts(model, spec, trains)
-    rough = any(exactness(layer) == "heuristic" for layer in model.layers)
+    rough = any(exactness(layer, how) == "heuristic" for layer in model.layers)
     formulas = {**FORMULAS, **STEP_FORMULAS, "optimizer's temporaries": memory.step_formula}
     here = [
         Part(
@@ -168,7 +172,17 @@ def step_phase(model: Model, spec: RunSpec, trains: Sequence[Trained]) -> Phase:
 
 
 _ACTIVATIONS = frozenset(
-    {"norms", "attention", "router", "dispatch", "experts", "shared experts", "dense MLP", "residual stream"}
+    {
+        "norms",
+        "attention",
+        "router",
+        "dispatch",
+        "experts",
+        "shared experts",
+        "dense MLP",
+        "residual stream",
+        "state mixer",
+    }
 )
 
 

@@ -5,6 +5,8 @@ A formula's inputs stay alive until all its gradients are made, so the comments 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from moe_memprof.replay.engine import F32, INDEX, Grads, Leaf, Memory, Tensor, fresh, record
 
 Saved = list[Tensor]
@@ -197,18 +199,47 @@ def _rotated_half(m: Memory, x: Tensor) -> Tensor:
 
 
 def attend(
-    m: Memory, q: Tensor, k: Tensor, v: Tensor, *, heads_tokens: int, out_elements: int, scratch: int = 0
+    m: Memory, q: Tensor, k: Tensor, v: Tensor, *, heads_tokens: int, out_elements: int, extra: Sequence[Tensor] = ()
 ) -> Tensor:
     """A fused attention kernel: keeps its inputs, its output and a log-sum-exp per head and token; gradients of all three at once."""
     statistics = fresh(m, heads_tokens, F32)
     sizes, width = (q.elements, k.elements, v.elements), q.width
 
     def back(_grads: list[Tensor | None], _saved: Saved) -> Grads:
-        working = fresh(m, scratch, 1)
-        found: Grads = [fresh(m, n, width) for n in sizes]
-        del working
-        return found
+        return [fresh(m, n, width) for n in sizes]
 
-    return record(
-        m, (out_elements, width), [q, k, v], back, [q.alias(), k.alias(), v.alias(), statistics], save_output=True
-    )
+    saved = [q.alias(), k.alias(), v.alias(), *extra, statistics]
+    return record(m, (out_elements, width), [q, k, v], back, saved, save_output=True)
+
+
+def bmm(m: Memory, a: Tensor, b: Tensor, elements: int) -> Tensor:
+    """A batched product of two activations; each is saved for the other's gradient."""
+    sizes, width = (a.elements, b.elements), a.width
+
+    def back(_grads: list[Tensor | None], _saved: Saved) -> Grads:
+        return [fresh(m, n, width) for n in sizes]
+
+    return record(m, (elements, width), [a, b], back, [a.alias(), b.alias()])
+
+
+def repeated(m: Memory, x: Tensor, times: int) -> Tensor:
+    """Keys or values copied to all heads of their group; the gradient is summed over the group."""
+    size, width = x.elements, x.width
+
+    def back(_grads: list[Tensor | None], _saved: Saved) -> Grads:
+        return [fresh(m, size, width)]
+
+    return record(m, (size * times, width), [x], back)
+
+
+def concatenated(m: Memory, parts: Sequence[Tensor], *, elements: int | None = None) -> Tensor:
+    """Tensors put together; their gradients are views of the whole's, summed where a part was expanded."""
+    sizes, width = [x.elements for x in parts], parts[0].width
+    total = sum(sizes) if elements is None else elements
+
+    def back(grads: list[Tensor | None], _saved: Saved) -> Grads:
+        whole = grads[0]
+        assert whole is not None
+        return [Tensor(whole.storage, n, width) for n in sizes]
+
+    return record(m, (total, width), parts, back)

@@ -25,7 +25,9 @@ from moe_memprof.replay.engine import (
     reentrant_checkpoint,
     weight,
 )
-from moe_memprof.replay.layers import How, decoder_layer, norm
+from moe_memprof.replay.how import How
+from moe_memprof.replay.layers import decoder_layer
+from moe_memprof.replay.linears import norm
 from moe_memprof.replay.ops import cast, matmul, unary
 
 
@@ -159,7 +161,6 @@ def _replay_kinds(kinds: list[Layer], model: Model, how: How, task: Task) -> dic
     while at >= 0:
         at -= 1
         stretches.begin(f"backward {at}" if at >= 0 else "backward embedding")
-    del cos, sin
     stretches.end()
     return stretches.done
 
@@ -231,8 +232,3 @@ def _chunked(m: Memory, how: How, model: Model, task: Task, x: Tensor, head: Ten
             return [fresh(m, size, width), saved[1].alias() if trains else None]
 
         return record(m, (1, F32), [x, head], back, saved)
-
-
-def exactness(layer: Layer) -> Literal["derived", "heuristic"]:
-    """Whether a layer's replay follows its code operation by operation, or approximates it."""
-    return "derived" if isinstance(layer.mixer, Attention) and not layer.mixer.kv_rank else "heuristic"

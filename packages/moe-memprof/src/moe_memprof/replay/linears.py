@@ -1,0 +1,69 @@
+"""nn.Linear, plain, adapted by PEFT or quantised by bitsandbytes, and the RMSNorm between them.
+
+Letters: n elements of the weight, r LoRA rank.
+"""
+
+from __future__ import annotations
+
+from moe_memprof.replay.engine import F32, Grads, Memory, Tensor, fresh, record, weight
+from moe_memprof.replay.how import How
+from moe_memprof.replay.ops import add, cast, matmul, mul, reduce_sum, scale, unary
+
+
+def linear(
+    m: Memory, how: How, x: Tensor, inputs: int, outputs: int, *, adapted: bool = False, quantised: bool = True
+) -> Tensor:
+    """A linear layer, with PEFT's LoRA where it is adapted: the input and the update in the adapters' fp32."""
+    rows = x.elements // inputs
+    bits = how.linear_bits if quantised else 0
+    if bits:
+        out = _quantised(m, how, x, inputs, outputs)
+    else:
+        out = matmul(m, x, weight(m, inputs * outputs, how.width, trains=how.base_trains), rows)
+    if not (adapted and how.rank):
+        return out
+    if bits:
+        # PEFT clones the result of a 4-bit layer before it adds to it.
+        out = unary(m, out)
+    full = cast(m, x, F32)
+    low = matmul(m, full, weight(m, inputs * how.rank, F32, trains=True), rows)
+    del full
+    update = matmul(m, low, weight(m, how.rank * outputs, F32, trains=True), rows)
+    del low
+    update = scale(m, update)
+    if bits:
+        update = cast(m, update, how.width)
+    out = add(m, out, update)
+    del update
+    return cast(m, out, how.width)
+
+
+def _quantised(m: Memory, how: How, x: Tensor, inputs: int, outputs: int) -> Tensor:
+    """The product of bitsandbytes: the weight is dequantised for the product, and once more for the gradient of the input."""
+    rows, elements, size, width = x.elements // inputs, inputs * outputs, x.elements, x.width
+
+    def back(_grads: Grads, _saved: list[Tensor]) -> Grads:
+        whole = fresh(m, elements, how.width, "dequantised weights")
+        grad = fresh(m, size, width)
+        del whole
+        return [grad]
+
+    whole = fresh(m, elements, how.width, "dequantised weights")
+    out = record(m, (rows * outputs, how.width), [x], back)
+    del whole
+    return out
+
+
+def norm(m: Memory, how: How, x: Tensor, size: int) -> Tensor:
+    """RMSNorm over rows of `size`, worked in fp32."""
+    with m.labelled("norms"):
+        full = cast(m, x, F32)
+        squared = unary(m, full, save="in", scratch=2)
+        mean = reduce_sum(m, squared, x.elements // size)
+        del squared
+        root = unary(m, unary(m, mean), save="out")
+        del mean
+        scaled = mul(m, full, root)
+        del full, root
+        scaled = cast(m, scaled, how.width)
+        return mul(m, weight(m, size, how.width, trains=how.base_trains), scaled)
