@@ -75,6 +75,15 @@ def test_every_key_is_in_the_reference() -> None:
         assert meaning.replace("|", "\\|") in text, f"{key}: run `python docs/generate.py`"
 
 
+def test_every_gpu_is_in_the_table() -> None:
+    from moe_memprof.hardware import TABLE
+
+    text = (ROOT / "docs" / "hardware.md").read_text()
+    for row in TABLE.values():
+        line = f"| {row.name} | {row.memory_gb} | {row.usable_gib:.2f} | {row.usable_by} |"
+        assert line in text, f"{row.name}: run `python docs/generate.py`"
+
+
 def test_every_schema_is_documented() -> None:
     text = (ROOT / "docs" / "formats.md").read_text()
     found = set()

@@ -8,13 +8,11 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 from click.testing import CliRunner
 
 from moe_memprof import MemprofError
 from moe_memprof.cli import main
-from moe_memprof.hardware import Gpu, _cgroup_limit, detect, parse_nvidia_smi
 from moe_memprof.measure import MemoryTracker
 from moe_memprof.profiling import profile_program
 from moe_memprof.receipts import Reading, Receipt, summarise
@@ -102,26 +100,6 @@ def test_receipts_keep_the_score(tmp_path) -> None:
         Receipt(label="x", readings=(Reading(phase="step", estimated=1, measured=0),), environment={})
     with pytest.raises(MemprofError, match="no receipt"):
         summarise([])
-
-
-def test_hardware() -> None:
-    found = detect()
-    assert found.total == psutil.virtual_memory().total
-    assert 0 < found.usable <= found.total
-    assert json.loads(invoke("hardware", "--json"))["table"]["H100"] == 80
-    assert "free" in invoke("hardware")
-    assert parse_nvidia_smi("NVIDIA H200, 143771, 143000\nTesla, T4, 15360, 15000\n") == [
-        Gpu(name="NVIDIA H200", total=143771 * 2**20, free=143000 * 2**20),
-        Gpu(name="Tesla, T4", total=15360 * 2**20, free=15000 * 2**20),
-    ]
-
-
-def test_cgroup_limit(tmp_path) -> None:
-    assert _cgroup_limit(tmp_path) is None
-    (tmp_path / "memory.max").write_text("max\n")
-    assert _cgroup_limit(tmp_path) is None
-    (tmp_path / "memory.max").write_text("1000\n")
-    assert _cgroup_limit(tmp_path) == 1000
 
 
 def test_tracker_sees_an_allocation_in_its_phase(tmp_path) -> None:

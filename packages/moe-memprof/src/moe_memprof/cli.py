@@ -13,6 +13,7 @@ from moe_memprof.commands.estimate import estimate
 from moe_memprof.commands.fit import fit, whatif
 from moe_memprof.commands.inventory import inventory
 from moe_memprof.commands.options import mendable
+from moe_memprof.hardware.command import hardware
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -23,29 +24,9 @@ def main() -> None:
 
 main.add_command(estimate)
 main.add_command(fit)
+main.add_command(hardware)
 main.add_command(inventory)
 main.add_command(whatif)
-
-
-@main.command()
-@click.option("--json", "as_json", is_flag=True, help="Print what is found as JSON.")
-def hardware(as_json: bool) -> None:
-    """The memory of this machine, and the table of GPUs."""
-    from moe_memprof.hardware import GPUS, detect
-    from moe_memprof.report import size
-
-    found = detect()
-    if as_json:
-        click.echo(json.dumps({**found.to_dict(), "table": GPUS}, indent=1))
-        return
-    click.echo(f"memory: {size(found.total)}, {size(found.available)} free, {found.cpus} CPUs")
-    if found.limit is not None:
-        click.echo(f"limit of this control group: {size(found.limit)}")
-    for gpu in found.gpus:
-        click.echo(f"GPU: {gpu.name}, {size(gpu.total)}, {size(gpu.free)} free")
-    if not found.gpus:
-        click.echo("GPU: none seen by nvidia-smi")
-    click.echo("table: " + ", ".join(f"{name} {gib}" for name, gib in GPUS.items()))
 
 
 @main.command()

@@ -112,11 +112,10 @@ def make_budget(gpu: str | None, available: float | None, fraction: float) -> Bu
         return None
     if available is not None:
         return Budget(bytes=int(available * fraction * GIB), name=f"{available:g} GiB")
-    from moe_memprof.hardware import GPUS
+    from moe_memprof.hardware import lookup
 
-    if gpu not in GPUS:
-        raise MemprofError(f"--gpu {gpu!r}: not in the table, which has {', '.join(GPUS)}; or give --available GIB")
-    return Budget(bytes=int(GPUS[gpu] * fraction * GIB), name=gpu)
+    row = lookup(str(gpu))
+    return Budget(bytes=int(row.usable * fraction), name=row.name)
 
 
 CONTEXT = int(0.6 * GIB)
