@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from moe_memprof import __version__
+from moe_memprof.audit.command import audit
 from moe_memprof.commands.estimate import estimate
 from moe_memprof.commands.fit import fit, whatif
 from moe_memprof.commands.inventory import inventory
@@ -22,6 +23,7 @@ def main() -> None:
     """Will it fit, why not, and what did it really use?"""
 
 
+main.add_command(audit)
 main.add_command(estimate)
 main.add_command(fit)
 main.add_command(hardware)

@@ -1,0 +1,1 @@
+"""What the installed stack really quantises and adapts, from config.json alone."""
