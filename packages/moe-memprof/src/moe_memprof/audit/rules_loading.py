@@ -145,7 +145,7 @@ def _comes_quantised(
     if q.method == "mxfp4" and trains:
         yield Finding(
             rule="mxfp4-no-training", severity="error", where=where, cost=cost,
-            what="MXFP4 weights cannot be trained on, with adapters neither: the Trainer refuses, and the kernels have no backward",
+            what="MXFP4 weights cannot be trained on, with adapters neither: their quantiser says so, and the Trainer refuses",
             mend=f"Mxfp4Config(dequantize=True), which holds {size(total)} in {stored_dtype(config)}",
         )  # fmt: skip
         return
