@@ -38,6 +38,8 @@ FORMULAS = {
     "masks": "T · length elements: the kernel takes the mask as numbers, made in every layer",
     "positions": "cosines and sines of the rotary embedding",
 }
+LAYER_NORM = frozenset({"phimoe", "dbrx", "nllb_moe"})
+"""Model types whose norm is torch's LayerNorm."""
 CACHING = 0.045
 """Reserved over allocated, less one: median of nine published pairs (1.9 to 22 %; axolotl, Megatron Bridge, SimuMax, loggetta)."""
 
@@ -62,6 +64,8 @@ def how_of(model: Model, spec: RunSpec) -> How:
         linear_bits=spec.bits if quantised else 0,
         expert_bits=spec.bits if quantised and spec.quantise_experts else 0,
         expert_lora=spec.expert_lora,
+        layer_norm=model.model_type in LAYER_NORM,
+        shared_gate=any(t.name.endswith("shared_expert_gate.weight") for t in model.tensors),
     )
 
 

@@ -55,7 +55,7 @@ class Attention:
     kv_rank: int = 0
     """Multi-head latent attention: width of the compressed keys and values, 0 for ordinary attention."""
     rope_dim: int = 0
-    """Multi-head latent attention: part of head_dim that is rotated, shared by all heads in the keys."""
+    """Part of head_dim that is rotated; 0 for all of it. In latent attention it is shared by all heads in the keys."""
     qk_norm: Literal["none", "head", "full"] = "none"
     """A norm per head of queries and keys, one over all heads, or none."""
     gated: bool = False

@@ -6,7 +6,7 @@ and returns what they are. H hidden size, E experts, I intermediate size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, TypeVar
 
@@ -27,6 +27,21 @@ def windows(
 ) -> list[int | None]:
     """Each layer's window in tokens: the config's where the layer slides, otherwise None."""
     return [c.raw(key) if kind == sliding else None for kind in types]
+
+
+PARTLY_ROTATED = {"glm4_moe": 0.5, "glm4v_moe": 0.5, "glm4v_moe_text": 0.5, "mistral4": 0.5, "zaya": 0.5, "mimo_v2_flash": 0.334} | dict.fromkeys(
+    ("qwen3_next", "qwen3_5_moe", "qwen3_5_moe_text"), 0.25
+)  # fmt: skip
+"""Share of a head that transformers rotates where the config does not say."""
+
+
+def rotated(c: Settings, dim: int) -> int:
+    """How much of a head is rotated; 0 for all of it."""
+    found = c.raw("rope_parameters")
+    share = found.get("partial_rotary_factor") if isinstance(found, Mapping) else None
+    share = share or c.raw("partial_rotary_factor") or PARTLY_ROTATED.get(c.kind, 1.0)
+    part = c.raw("rotary_dim") or (int(dim * share) if isinstance(share, float | int) else dim)
+    return part if isinstance(part, int) and 0 < part < dim else 0
 
 
 def gqa(
@@ -60,6 +75,7 @@ def gqa(
         kv_heads=kv_heads or c.size("num_key_value_heads", heads),
         head_dim=dim,
         value_dim=dim,
+        rope_dim=rotated(c, dim),
         qk_norm=qk_norm,
         gated=query_holds_gate or (gate is not None and gate[1] == heads * dim),
         bias=bias,

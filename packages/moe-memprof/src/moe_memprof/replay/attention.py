@@ -15,6 +15,7 @@ from moe_memprof.replay.ops import (
     bmm,
     cast,
     concatenated,
+    copied,
     copied_back,
     mul,
     repeated,
@@ -24,7 +25,7 @@ from moe_memprof.replay.ops import (
     unary,
 )
 
-STREAMS = {"gated_delta_net": 26, "mamba": 40, "mamba2": 24, "lightning": 12, "short_conv": 4}
+STREAMS = {"gated_delta_net": 36, "mamba": 40, "mamba2": 24, "lightning": 12, "short_conv": 5}
 """Tensors of T · width in fp32 that a mixer keeps, read off measured tiny models; any other kind takes the default."""
 DEFAULT_STREAMS = 16
 
@@ -39,6 +40,9 @@ def attention(m: Memory, how: How, a: Attention, x: Tensor, cos: Tensor, sin: Te
         eager = how.attention == "eager" or a.sinks
         out = _eager(m, how, a, q, k, v) if eager else _fused(m, how, a, q, k, v)
         del q, k, v
+        if a.rope_dim and not eager:
+            # The kernel's output has the layout of the queries, which were joined head by head: it is copied for the projection.
+            out = copied(m, out)
         width = a.heads * a.value_dim
         if a.gated:
             gate = unary(m, linear(m, how, x, how.hidden, width, adapted=how.adapts_attention), save="out")
@@ -58,8 +62,16 @@ def _grouped(m: Memory, how: How, a: Attention, x: Tensor, cos: Tensor, sin: Ten
         k = norm(m, how, k, a.head_dim if a.qk_norm == "head" else keys)
     k = copied_back(m, k)
     v = linear(m, how, x, how.hidden, values, adapted=how.adapts_attention)
+    if a.rope_dim:
+        return _partly_rotated(m, how, a, a.heads, q, cos, sin), _partly_rotated(m, how, a, a.kv_heads, k, cos, sin), v
     turned_q, turned_k = rotate(m, q, cos, sin), rotate(m, k, cos, sin)
     return turned_q, turned_k, v
+
+
+def _partly_rotated(m: Memory, how: How, a: Attention, heads: int, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Some of each head is rotated and joined with the rest."""
+    turned = rotate(m, _part(m, x, how.tokens * heads * a.rope_dim), cos, sin)
+    return concatenated(m, [turned, _part(m, x, how.tokens * heads * (a.head_dim - a.rope_dim))])
 
 
 def _latent(m: Memory, how: How, a: Attention, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -132,7 +144,7 @@ def _eager(m: Memory, how: How, a: Attention, q: Tensor, k: Tensor, v: Tensor) -
         weights = cast(m, softmax(m, cast(m, scores, F32)), how.width)
     del scores
     out = bmm(m, weights, v, how.tokens * a.heads * a.value_dim)
-    return unary(m, out)
+    return copied(m, out)
 
 
 def state_mixer(m: Memory, how: How, s: StateMixer, x: Tensor) -> Tensor:

@@ -224,7 +224,7 @@ def _selected(m: Memory, e: Experts, whole: Tensor) -> Tensor:
 
 
 def _added_rows(m: Memory, out: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
-    """index_add_ in place; the rows' gradient is gathered from the sum's."""
+    """index_add_ in place, which saves its source; the rows' gradient is gathered from the sum's."""
     size, width = rows.elements, rows.width
 
     def back(grads: Grads, _saved: list[Tensor]) -> Grads:
@@ -232,4 +232,4 @@ def _added_rows(m: Memory, out: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
         assert whole is not None
         return [whole.alias(), fresh(m, size, width)]
 
-    return record(m, out.alias(), [out, rows], back, [tokens.alias()])
+    return record(m, out.alias(), [out, rows], back, [tokens.alias(), rows.alias()])

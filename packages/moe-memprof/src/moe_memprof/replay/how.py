@@ -32,6 +32,10 @@ class How:
     expert_bits: int = 0
     """Bits of quantised fused experts; 0 where they are not."""
     expert_lora: Literal["peft", "grouped"] = "peft"
+    layer_norm: bool = False
+    """LayerNorm, one kernel, instead of RMSNorm in several operations."""
+    shared_gate: bool = False
+    """Shared experts' output is multiplied by a sigmoid gate of one column."""
     loads: Sequence[int] | None = None
     """Rows of each expert, for implementations that take one expert after the other; None is an even share."""
 

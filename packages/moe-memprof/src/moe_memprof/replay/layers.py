@@ -40,6 +40,8 @@ def moe(m: Memory, how: How, e: Experts, x: Tensor) -> Tensor:
     if e.shared_intermediate:
         with m.labelled("shared experts"):
             shared = dense(m, how, Dense(intermediate=e.shared_intermediate), x)
+            if how.shared_gate:
+                shared = mul(m, unary(m, linear(m, how, x, how.hidden, 1), save="out"), shared)
             out = add(m, out, shared)
     return out
 

@@ -55,8 +55,10 @@ def _quantised(m: Memory, how: How, x: Tensor, inputs: int, outputs: int) -> Ten
 
 
 def norm(m: Memory, how: How, x: Tensor, size: int) -> Tensor:
-    """RMSNorm over rows of `size`, worked in fp32."""
+    """RMSNorm over rows of `size`, worked in fp32; or LayerNorm, whose kernel keeps its input and two numbers a row."""
     with m.labelled("norms"):
+        if how.layer_norm:
+            return _layer_norm(m, how, x, size)
         full = cast(m, x, F32)
         squared = unary(m, full, save="in", scratch=2)
         mean = reduce_sum(m, squared, x.elements // size)
@@ -67,3 +69,14 @@ def norm(m: Memory, how: How, x: Tensor, size: int) -> Tensor:
         del full, root
         scaled = cast(m, scaled, how.width)
         return mul(m, weight(m, size, how.width, trains=how.base_trains), scaled)
+
+
+def _layer_norm(m: Memory, how: How, x: Tensor, size: int) -> Tensor:
+    trains, elements, width = how.base_trains, x.elements, x.width
+
+    def back(_grads: Grads, _saved: list[Tensor]) -> Grads:
+        for_weight = fresh(m, size, width, "gradients") if trains else None
+        return [fresh(m, elements, width), for_weight]
+
+    statistics = fresh(m, 2 * elements // size, F32)
+    return record(m, (elements, width), [x, weight(m, size, width, trains=trains)], back, [x.alias(), statistics])

@@ -94,6 +94,17 @@ def copied_back(m: Memory, x: Tensor) -> Tensor:
     return record(m, x.alias(), [x], back)
 
 
+def copied(m: Memory, x: Tensor) -> Tensor:
+    """The same in another layout; the gradient goes back as a view."""
+
+    def back(grads: list[Tensor | None], _saved: Saved) -> Grads:
+        grad = grads[0]
+        assert grad is not None
+        return [grad.alias()]
+
+    return record(m, (x.elements, x.width), [x], back)
+
+
 def matmul(m: Memory, x: Tensor, w: Tensor, rows: int, *, width: int | None = None) -> Tensor:
     """X [rows, in] times a weight; x is saved for the weight's gradient, the weight for x's."""
     columns = w.elements // (x.elements // rows)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from moe_memprof.architectures.base import Attention, Layer, Model
+from moe_memprof.replay.checkpointing import checkpoint, reentrant_checkpoint
 from moe_memprof.replay.engine import (
     F32,
     Grads,
@@ -19,10 +20,8 @@ from moe_memprof.replay.engine import (
     Snapshot,
     Tensor,
     backward,
-    checkpoint,
     fresh,
     record,
-    reentrant_checkpoint,
     weight,
 )
 from moe_memprof.replay.how import How
