@@ -29,19 +29,25 @@ def windows(
     return [c.raw(key) if kind == sliding else None for kind in types]
 
 
-PARTLY_ROTATED = {"glm4_moe": 0.5, "glm4v_moe": 0.5, "glm4v_moe_text": 0.5, "mistral4": 0.5, "zaya": 0.5, "mimo_v2_flash": 0.334} | dict.fromkeys(
-    ("qwen3_next", "qwen3_5_moe", "qwen3_5_moe_text"), 0.25
-)  # fmt: skip
+PARTLY_ROTATED = {
+    **dict.fromkeys(("glm4_moe", "glm4v_moe", "glm4v_moe_text", "mistral4", "zaya"), 0.5),
+    **dict.fromkeys(("qwen3_next", "qwen3_5_moe", "qwen3_5_moe_text"), 0.25),
+    "mimo_v2_flash": 0.334,
+}
 """Share of a head that transformers rotates where the config does not say."""
+JOINED = frozenset({"minimax_m2", "minimax_m3_vl", "minimax_m3_vl_text", "laguna", "step3p7", "step3p5"})
+"""Where the code joins a rotated and a plain part even if nothing is plain."""
 
 
 def rotated(c: Settings, dim: int) -> int:
-    """How much of a head is rotated; 0 for all of it."""
+    """How much of a head is rotated and joined with the rest; 0 where all of it is rotated at once."""
     found = c.raw("rope_parameters")
     share = found.get("partial_rotary_factor") if isinstance(found, Mapping) else None
     share = share or c.raw("partial_rotary_factor") or PARTLY_ROTATED.get(c.kind, 1.0)
     part = c.raw("rotary_dim") or (int(dim * share) if isinstance(share, float | int) else dim)
-    return part if isinstance(part, int) and 0 < part < dim else 0
+    if isinstance(part, int) and 0 < part < dim:
+        return part
+    return dim if c.kind in JOINED else 0
 
 
 def gqa(

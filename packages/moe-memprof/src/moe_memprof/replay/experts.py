@@ -29,12 +29,17 @@ def route(m: Memory, how: How, e: Experts, x: Tensor) -> tuple[Tensor, Tensor]:
     """Scores of all experts in fp32, the top k, and their weights normalised."""
     count = e.count + e.identities
     with m.labelled("router"):
-        logits = matmul(m, x, weight(m, count * how.hidden, how.width, trains=how.base_trains), how.tokens)
+        scores = weight(m, count * how.hidden, how.width, trains=how.base_trains)
+        if how.float_router:
+            x = cast(m, x, F32)
+            scores = cast(m, scores, F32)
+        logits = matmul(m, x, scores, how.tokens)
         probabilities = softmax(m, cast(m, logits, F32))
         values, indices = topk(m, probabilities, how.tokens * e.top_k)
         del probabilities, logits
         total = reduce_sum(m, values, how.tokens)
-        return mul(m, values, total), indices
+        weights = mul(m, values, total)
+        return (weights if how.float_weights else cast(m, weights, how.width)), indices
 
 
 def _expert_weight(m: Memory, how: How, e: Experts, inputs: int, outputs: int) -> Tensor:

@@ -28,22 +28,23 @@ def dense(m: Memory, how: How, d: Dense, x: Tensor) -> Tensor:
 
 def moe(m: Memory, how: How, e: Experts, x: Tensor) -> Tensor:
     """Router, routed experts, shared experts."""
+    shared = _shared(m, how, e, x) if how.shared_first else None
     weights, _indices = route(m, how, e, x)
-    run = (
-        grouped_experts
-        if how.experts == "grouped_mm"
-        else batched_experts
-        if how.experts == "batched_mm"
-        else eager_experts
-    )
+    run = {"grouped_mm": grouped_experts, "batched_mm": batched_experts, "eager": eager_experts}[how.experts]
     out = (run if e.fused else eager_experts)(m, how, e, x, weights)
-    if e.shared_intermediate:
-        with m.labelled("shared experts"):
-            shared = dense(m, how, Dense(intermediate=e.shared_intermediate), x)
-            if how.shared_gate:
-                shared = mul(m, unary(m, linear(m, how, x, how.hidden, 1), save="out"), shared)
-            out = add(m, out, shared)
-    return out
+    if not e.shared_intermediate:
+        return out
+    shared = shared or _shared(m, how, e, x)
+    assert shared is not None
+    return add(m, out, _through_gate(m, how, x, shared) if how.shared_gate else shared)
+
+
+def _shared(m: Memory, how: How, e: Experts, x: Tensor) -> Tensor | None:
+    return dense(m, how, Dense(intermediate=e.shared_intermediate), x) if e.shared_intermediate else None
+
+
+def _through_gate(m: Memory, how: How, x: Tensor, shared: Tensor) -> Tensor:
+    return mul(m, unary(m, linear(m, how, x, how.hidden, 1), save="out"), shared)
 
 
 def decoder_layer(m: Memory, how: How, layer: Layer, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
