@@ -16,7 +16,6 @@ from moe_memprof.plan import BASELINE, CONTEXT, Part, Phase, PhaseName
 from moe_memprof.replay.engine import F32, Memory, fresh
 from moe_memprof.replay.how import How
 from moe_memprof.replay.layers import decoder_layer, exactness
-from moe_memprof.replay.habits import FLOAT_ROUTER, FLOAT_WEIGHTS, LAYER_NORM, SHARED_FIRST, architecture
 from moe_memprof.replay.step import Task, replay
 from moe_memprof.spec import RunSpec
 from moe_memprof.weights import Trained, is_quantised, weight_parts
@@ -47,7 +46,6 @@ def how_of(model: Model, spec: RunSpec) -> How:
     """What the replay needs of a run."""
     lora = spec.method != "full"
     quantised = spec.method == "qlora"
-    name = architecture(model.model_type)
     return How(
         sequences=spec.sequences,
         length=spec.length,
@@ -64,11 +62,7 @@ def how_of(model: Model, spec: RunSpec) -> How:
         linear_bits=spec.bits if quantised else 0,
         expert_bits=spec.bits if quantised and spec.quantise_experts else 0,
         expert_lora=spec.expert_lora,
-        float_router=name in FLOAT_ROUTER,
-        float_weights=name in FLOAT_WEIGHTS,
-        layer_norm=name in LAYER_NORM,
-        shared_first=name in SHARED_FIRST,
-        shared_gate=any(t.name.endswith("shared_expert_gate.weight") for t in model.tensors),
+        family=model.model_type,
     )
 
 

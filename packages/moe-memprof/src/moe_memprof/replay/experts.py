@@ -1,4 +1,4 @@
-"""Routers and routed experts by transformers' implementations, and what adapts them.
+"""Routed experts by transformers' implementations, and what adapts them.
 
 Letters: T tokens, H hidden, k experts a token goes to, n = T · k routed rows, E experts, I expert intermediate, r LoRA rank.
 """
@@ -19,27 +19,8 @@ from moe_memprof.replay.ops import (
     mul,
     reduce_sum,
     scale,
-    softmax,
-    topk,
     unary,
 )
-
-
-def route(m: Memory, how: How, e: Experts, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores of all experts in fp32, the top k, and their weights normalised."""
-    count = e.count + e.identities
-    with m.labelled("router"):
-        scores = weight(m, count * how.hidden, how.width, trains=how.base_trains)
-        if how.float_router:
-            x = cast(m, x, F32)
-            scores = cast(m, scores, F32)
-        logits = matmul(m, x, scores, how.tokens)
-        probabilities = softmax(m, cast(m, logits, F32))
-        values, indices = topk(m, probabilities, how.tokens * e.top_k)
-        del probabilities, logits
-        total = reduce_sum(m, values, how.tokens)
-        weights = mul(m, values, total)
-        return (weights if how.float_weights else cast(m, weights, how.width)), indices
 
 
 def _expert_weight(m: Memory, how: How, e: Experts, inputs: int, outputs: int) -> Tensor:

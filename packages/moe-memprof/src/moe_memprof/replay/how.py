@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from moe_memprof.replay.families import Family, family_of
+
 
 @dataclass(frozen=True, kw_only=True)
 class How:
@@ -32,16 +34,8 @@ class How:
     expert_bits: int = 0
     """Bits of quantised fused experts; 0 where they are not."""
     expert_lora: Literal["peft", "grouped"] = "peft"
-    float_router: bool = False
-    """The router works in fp32: its input and its weight are cast."""
-    float_weights: bool = False
-    """Routing weights stay in fp32, and with them the experts' weighted outputs."""
-    layer_norm: bool = False
-    """LayerNorm, one kernel, instead of RMSNorm in several operations."""
-    shared_gate: bool = False
-    """Shared experts' output is multiplied by a sigmoid gate of one column."""
-    shared_first: bool = False
-    """Shared experts run before the routed ones."""
+    family: str = "mixtral"
+    """The model type whose code runs; `replay` takes it from the model."""
     loads: Sequence[int] | None = None
     """Rows of each expert, for implementations that take one expert after the other; None is an even share."""
 
@@ -49,3 +43,8 @@ class How:
     def tokens(self) -> int:
         """Padded tokens of one forward pass."""
         return self.sequences * self.length
+
+    @property
+    def written(self) -> Family:
+        """How the model type's code is written."""
+        return family_of(self.family)

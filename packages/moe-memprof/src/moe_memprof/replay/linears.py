@@ -54,10 +54,11 @@ def _quantised(m: Memory, how: How, x: Tensor, inputs: int, outputs: int) -> Ten
     return out
 
 
-def norm(m: Memory, how: How, x: Tensor, size: int) -> Tensor:
+def norm(m: Memory, how: How, x: Tensor, size: int, *, weighted: bool = True) -> Tensor:
     """RMSNorm over rows of `size`, worked in fp32; or LayerNorm, whose kernel keeps its input and two numbers a row."""
+    kind = how.written.norm
     with m.labelled("norms"):
-        if how.layer_norm:
+        if kind == "layer":
             return _layer_norm(m, how, x, size)
         full = cast(m, x, F32)
         squared = unary(m, full, save="in", scratch=2)
@@ -67,8 +68,15 @@ def norm(m: Memory, how: How, x: Tensor, size: int) -> Tensor:
         del mean
         scaled = mul(m, full, root)
         del full, root
-        scaled = cast(m, scaled, how.width)
-        return mul(m, weight(m, size, how.width, trains=how.base_trains), scaled)
+        if not weighted:
+            return cast(m, scaled, how.width)
+        w = weight(m, size, how.width, trains=how.base_trains)
+        if kind == "narrow":
+            return mul(m, w, cast(m, scaled, how.width))
+        if kind == "wide":
+            return cast(m, mul(m, w, scaled), how.width)
+        w = cast(m, w, F32)
+        return cast(m, mul(m, scaled, unary(m, w) if kind == "scaled wide" else w), how.width)
 
 
 def _layer_norm(m: Memory, how: How, x: Tensor, size: int) -> Tensor:

@@ -7,7 +7,7 @@ together from what each adds and how high it rises.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from moe_memprof.architectures.base import Attention, Layer, Model
@@ -27,7 +27,7 @@ from moe_memprof.replay.engine import (
 from moe_memprof.replay.how import How
 from moe_memprof.replay.layers import decoder_layer
 from moe_memprof.replay.linears import norm
-from moe_memprof.replay.ops import cast, matmul, unary
+from moe_memprof.replay.ops import cast, matmul, scale, unary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +98,7 @@ def replay(model: Model, how: How, task: Task) -> list[Moment]:
 
     Model weights are in none of them; what their gradients take is.
     """
+    how = replace(how, family=model.model_type)
     # The first layer's input needs no gradient where the embedding is frozen, so it is a kind of its own.
     others = list(dict.fromkeys(model.layers[1:]))
     done = _replay_kinds([*model.layers[:1], *others], model, how, task)
@@ -178,7 +179,8 @@ def _embed(m: Memory, how: How, model: Model, *, grad: bool) -> Tensor:
         return [fresh(m, table, how.width, "gradients") if how.base_trains else None]
 
     with m.labelled("residual stream"):
-        return record(m, (elements, how.width), [weight(m, table, how.width, trains=how.base_trains or grad)], back)
+        x = record(m, (elements, how.width), [weight(m, table, how.width, trains=how.base_trains or grad)], back)
+        return scale(m, x) if how.written.scaled_embedding else x
 
 
 def _head(m: Memory, how: How, model: Model, task: Task, x: Tensor) -> Tensor:
@@ -189,6 +191,8 @@ def _head(m: Memory, how: How, model: Model, task: Task, x: Tensor) -> Tensor:
         return _chunked(m, how, model, task, x, head)
     with m.labelled("logits"):
         logits = matmul(m, x, head, how.tokens)
+        if how.written.scaled_logits:
+            logits = scale(m, logits)
     del x
     with m.labelled("loss"):
         everywhere, width = logits.elements, logits.width
