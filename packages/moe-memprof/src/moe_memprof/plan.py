@@ -17,9 +17,9 @@ class Part:
 
     name: str
     bytes: int
-    kind: Literal["derived", "heuristic", "measured", "given"]
+    kind: Literal["derived", "heuristic", "measured", "traced", "given"]
     """derived: follows from shapes and from what the software keeps; heuristic: a rule with its source; measured: read on this machine;
-    given: said by the user."""
+    traced: counted while the model's code ran on tensors without data; given: said by the user."""
     formula: str
     """How the bytes come about, in words and letters."""
 
