@@ -186,4 +186,10 @@ def audit(session: nox.Session) -> None:
     """Look the installed dependencies up in the vulnerability databases; needs the internet."""
     install(session, "pip-audit")
     install_packages(session)
-    session.run("pip-audit", "--skip-editable", *session.posargs)
+    found = session.run("python", "-m", "pip", "freeze", "--exclude-editable", silent=True)
+    # Without what follows the +: of torch's CPU build, 2.13.0+cpu, the databases know nothing.
+    pinned = [line.partition("+")[0] for line in str(found).splitlines() if "==" in line]
+    listed = Path(session.create_tmp()) / "installed.txt"
+    listed.write_text("\n".join([*pinned, ""]))
+    # Strict: a package that could not be looked up is no clean one.
+    session.run("pip-audit", "--strict", "--no-deps", "--disable-pip", "-r", str(listed), *session.posargs)

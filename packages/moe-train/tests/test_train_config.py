@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from moe_bench.tasks import SUITES
 from moe_train import TrainError
 from moe_train.config import RunConfig, config_keys, dump_config, load_config, quickstart_values
+from moe_train.prepare import prepare
 
 MINIMAL = {"data": {"path": "a.jsonl"}}
 
@@ -25,6 +28,18 @@ def test_dump_reads_back(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(dump_config(config))
     assert load_config(file) == config
+
+
+def test_threads_are_torchs_unless_given(config_for: Callable[..., RunConfig]) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        prepare(config_for("threads=2"))
+        assert torch.get_num_threads() == 2
+        prepare(config_for())
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_quickstart_judges_everything_the_model_can_do() -> None:

@@ -124,6 +124,8 @@ class RunConfig(_Section):
     """Of the base weights. `auto`: float32 on a CPU, bfloat16 on a GPU."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where it runs. `auto`: the GPU if there is one."""
+    threads: int | None = Field(default=None, ge=1)
+    """Threads of torch on a CPU. Without it, torch's choice: one to a core."""
     seed: int = 0
     """Of data order, adapters and generation."""
     allow_standard_training: bool = False

@@ -173,6 +173,10 @@ def prepare(config: RunConfig) -> tuple[LoadedModel, Data]:
         TrainError: for whatever is wrong with either.
     """
     device = choose_device(config.device)
+    if config.threads is not None:
+        import torch
+
+        torch.set_num_threads(config.threads)
     if config.training.deepspeed is not None:
         check_deepspeed(Path(config.training.deepspeed))
     resolve_model(config.model)
