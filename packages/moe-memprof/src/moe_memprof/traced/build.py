@@ -130,6 +130,10 @@ def build(config: Any, spec: RunSpec) -> Any:
             model = found.from_config(config, **how)
         except Exception as error:  # noqa: BLE001 - whatever their code raises becomes one line
             raise MemprofError(f"{config.model_type}: transformers cannot build it ({_line(error)})") from None
+    for part in {id(c): c for c in (model.config, text_of(model.config))}.values():
+        if getattr(part, "_experts_implementation", None) == "eager" != spec.experts:
+            # Classes from outside transformers are not offered a choice, but their experts modules may well take it.
+            part._experts_implementation = spec.experts
     return model.train()
 
 

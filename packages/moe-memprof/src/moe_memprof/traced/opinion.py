@@ -201,7 +201,9 @@ def _notes(
 ) -> list[str]:
     notes = []
     if described is None:
-        notes.append("the roles of weights are told by their names")
+        notes.append(
+            f"the roles of weights are told by their names; experts run as {spec.experts}, where they have the choice"
+        )
     deviation = _deviation(pattern, traces)
     if deviation is not None and abs(deviation) > 0.01:
         notes.append(f"layers do not add up evenly: {100 * deviation:+.1f} % at {pattern.depths[0]} layers")
