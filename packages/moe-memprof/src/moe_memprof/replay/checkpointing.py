@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from heapq import heappop
 
-from moe_memprof.replay.engine import Grads, Leaf, Memory, Tensor, record, run_node, spent
+from moe_memprof.replay.engine import Grads, Leaf, Memory, Tensor, fresh, record, run_node, spent
+
+RANDOM = 5056
+"""Bytes of torch's state of random numbers on a CPU, kept of every layer for its second run."""
 
 
 class _EnoughError(Exception):
@@ -18,8 +21,9 @@ class Frame:
     Then the layer runs once more, as far as its last saved tensor.
     """
 
-    def __init__(self, layer: Callable[[Tensor], Tensor], x: Tensor) -> None:
+    def __init__(self, memory: Memory, layer: Callable[[Tensor], Tensor], x: Tensor) -> None:
         self.layer, self.x = layer, x
+        self.random = _random_state(memory)
         self.places: list[list[Tensor]] = []
         self.last = -1
         self.recomputing = False
@@ -51,6 +55,7 @@ class Frame:
         label, memory.label = memory.label, ""
         x = Tensor(self.x.storage, self.x.elements, self.x.width, Leaf(-1, [], spent, [], ""))
         before, memory.frame = memory.frame, self
+        current = _random_state(memory)
         try:
             with memory.grad():
                 self.layer(x)
@@ -58,13 +63,18 @@ class Frame:
             pass
         finally:
             memory.frame, memory.label = before, label
+            del current
             self.places.clear()
-            del self.x, self.layer
+            del self.x, self.layer, self.random
+
+
+def _random_state(memory: Memory) -> Tensor:
+    return fresh(memory, RANDOM if memory.device == "cpu" else 0, 1, "residual stream")
 
 
 def checkpoint(memory: Memory, layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Run a layer of which only the input is kept (non-reentrant checkpointing)."""
-    frame = Frame(layer, x.alias())
+    frame = Frame(memory, layer, x.alias())
     before, memory.frame = memory.frame, frame
     try:
         return layer(x)
@@ -77,10 +87,12 @@ def reentrant_checkpoint(memory: Memory, layer: Callable[[Tensor], Tensor], x: T
     with memory.no_grad():
         output = layer(x)
     output = Tensor(output.storage, output.elements, output.width)
+    random = [_random_state(memory)]
 
     def again(grads: list[Tensor | None], saved: list[Tensor]) -> Grads:
         start = Leaf(order=-1, inputs=[], backward=spent, saved=[], label="")
         (kept,) = saved
+        random.clear()
         with memory.grad():
             y = layer(Tensor(kept.storage, kept.elements, kept.width, start))
         assert y.node is not None

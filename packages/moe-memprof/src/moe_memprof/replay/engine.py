@@ -131,10 +131,12 @@ class Storage:
 class Tensor:
     """A tensor's size; several may share a storage."""
 
-    __slots__ = ("elements", "node", "storage", "width")
+    __slots__ = ("elements", "node", "slot", "storage", "width")
 
-    def __init__(self, storage: Storage | None, elements: int, width: int, node: Node | None = None) -> None:
-        self.storage, self.elements, self.width, self.node = storage, elements, width, node
+    def __init__(
+        self, storage: Storage | None, elements: int, width: int, node: Node | None = None, slot: int = 0
+    ) -> None:
+        self.storage, self.elements, self.width, self.node, self.slot = storage, elements, width, node, slot
         if storage is not None:
             storage.holders += 1
 
@@ -158,7 +160,7 @@ class Tensor:
 
     def view(self) -> Tensor:
         """The same storage and past in another shape."""
-        return Tensor(self.storage, self.elements, self.width, self.node)
+        return Tensor(self.storage, self.elements, self.width, self.node, self.slot)
 
 
 Grads = list[Tensor | None]
@@ -172,13 +174,15 @@ class Node:
     """An operation of the tape: where its gradients go and how they come about."""
 
     order: int
-    inputs: list[tuple[Node | None, int, int]]
-    """Of every input: its node, elements and width, for gradients are reduced and cast to what they belong to."""
+    inputs: list[tuple[Node | None, int, int, int]]
+    """Of every input: its node and which of its outputs it is, elements and width, for gradients are reduced and cast to what they
+    belong to."""
     backward: Backward
     saved: list[Tensor]
     label: str
     frame: Frame | None = None
     """The checkpointed layer whose second run brings what was saved."""
+    outputs: int = 1
 
 
 @dataclass(eq=False)
@@ -240,7 +244,7 @@ def record(
         kept = frame.keep(kept, after=True)
     out.node = Node(
         order=next(memory.sequence),
-        inputs=[(x.node, x.elements, x.width) for x in inputs],
+        inputs=[(x.node, x.slot, x.elements, x.width) for x in inputs],
         backward=backward,
         saved=kept,
         label=memory.label,
@@ -284,7 +288,7 @@ def run_node(
     grads.clear()
     node.saved = []
     node.backward = spent
-    for i, (target, elements, width) in enumerate(node.inputs):
+    for i, (target, slot, elements, width) in enumerate(node.inputs):
         grad, found[i] = found[i], None
         if target is None or grad is None:
             continue
@@ -294,15 +298,13 @@ def run_node(
             continue
         buffer = buffers.get(target)
         if buffer is None:
-            buffers[target] = [grad]
+            buffer = buffers[target] = [None] * target.outputs
             if target not in queued:
                 queued.add(target)
                 heappush(heap, (-target.order, id(target), target))
-        else:
-            held = buffer[0]
-            buffer[0] = None
-            assert held is not None
-            buffer[0] = _added(memory, held, grad)
+        held, buffer[slot] = buffer[slot], None
+        buffer[slot] = grad if held is None else _added(memory, held, grad)
+        del held
         del grad
     node.inputs = []
 

@@ -36,7 +36,7 @@ def _expert_weight(m: Memory, how: How, e: Experts, inputs: int, outputs: int) -
         def back(_grads: Grads, _saved: list[Tensor]) -> Grads:
             return [fresh(m, sizes[0], how.width), fresh(m, sizes[1], how.width)]
 
-        return record(m, (elements, how.width), [a, b], back, saved)
+        return record(m, (elements, how.width), [a, b], back, saved, scratch=[(elements, how.width)])
 
 
 def _project(m: Memory, how: How, e: Experts, x: Tensor, rows: int, inputs: int, outputs: int) -> Tensor:
@@ -44,7 +44,7 @@ def _project(m: Memory, how: How, e: Experts, x: Tensor, rows: int, inputs: int,
     if how.expert_bits:
         out = _dequantised_product(m, how, e, x, rows, inputs, outputs)
     else:
-        out = grouped_matmul(m, x, _expert_weight(m, how, e, inputs, outputs), rows, outputs)
+        out = grouped_matmul(m, x, _expert_weight(m, how, e, inputs, outputs), rows, outputs, e.count)
     if not (how.adapts_experts and how.rank and how.expert_lora == "grouped"):
         return out
     a = cast(m, weight(m, e.count * how.rank * inputs, F32, trains=True), how.width)

@@ -49,6 +49,12 @@ class Family:
     scaled_logits: bool = False
     joined_projections: bool = False
     """Queries, keys and values come out of one linear and are clamped."""
+    two_masks: bool = False
+    """A mask for windows is made even where no layer has one."""
+    gate: Literal["linear", "query"] = "linear"
+    """Where attention is gated: a linear of its own, or the query's with twice the width."""
+    layer: Literal["plain", "sandwich"] = "plain"
+    """A sandwich has norms around each block, and dense layers and experts side by side (Gemma 4)."""
     exact: bool = True
     """Its replay was held against measurements."""
 
@@ -60,8 +66,10 @@ FAMILIES: dict[str, Family] = {
     "olmoe": Family(router="softmax"),
     "qwen2_moe": Family(router="softmax", shared_first=True, shared_gate=True),
     "qwen3_moe": _SOFTMAX,
-    "qwen3_next": Family(router="softmax normalised", norm="scaled wide", shared_first=True, shared_gate=True),
-    "gpt_oss": Family(router="softmax after narrow", norm="wide", rotation="chunks"),
+    "qwen3_next": Family(
+        router="softmax normalised", norm="scaled wide", shared_first=True, shared_gate=True, gate="query"
+    ),
+    "gpt_oss": Family(router="softmax after narrow", norm="wide", rotation="chunks", two_masks=True),
     "deepseek_v2": Family(router="softmax from wide plain"),
     "deepseek_v3": _SIGMOID,
     "glm4_moe": _SIGMOID,
@@ -74,7 +82,7 @@ FAMILIES: dict[str, Family] = {
     "dbrx": Family(router="softmax narrow", norm="layer", joined_projections=True),
     "jamba": Family(router="softmax", rotation="none"),
     "llama4": Family(router="scores into inputs", rotation="complex"),
-    "gemma4": Family(router="normed", norm="scaled", scaled_embedding=True),
+    "gemma4": Family(router="normed", norm="scaled", scaled_embedding=True, layer="sandwich", two_masks=True),
     "lfm2_moe": Family(router="sigmoid narrow"),
 }
 _SAME = {

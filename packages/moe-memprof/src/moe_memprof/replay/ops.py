@@ -121,16 +121,22 @@ def matmul(m: Memory, x: Tensor, w: Tensor, rows: int, *, width: int | None = No
     return record(m, (rows * columns, width or x.width), [x, w], back, saved)
 
 
-def grouped_matmul(m: Memory, x: Tensor, w: Tensor, rows: int, columns: int) -> Tensor:
+def grouped_matmul(m: Memory, x: Tensor, w: Tensor, rows: int, columns: int, experts: int = 0) -> Tensor:
     """Rows sorted by expert times the experts' weights [E, in, out] at once."""
     saved = ([x.alias()] if w.needs_grad else []) + ([w.alias()] if x.needs_grad else [])
     wanted = (x.needs_grad, w.needs_grad)
     label = "gradients" if isinstance(w.node, Leaf) else None
     sizes, widths = (x.elements, w.elements), (x.width, w.width)
+    # In 16 bits a CPU's kernel packs one expert's operands and result.
+    packs = experts and m.device == "cpu" and widths[1] < F32
+    packed = (w.elements + max(x.elements, rows * columns)) // experts if packs else 0
 
     def back(_grads: list[Tensor | None], _saved: Saved) -> Grads:
         for_w = fresh(m, sizes[1], widths[1], label) if wanted[1] else None
-        return [fresh(m, sizes[0], widths[0]) if wanted[0] else None, for_w]
+        for_x = fresh(m, sizes[0], widths[0]) if wanted[0] else None
+        packing = fresh(m, packed, widths[1])
+        del packing
+        return [for_x, for_w]
 
     return record(m, (rows * columns, x.width), [x, w], back, saved)
 
@@ -254,3 +260,19 @@ def concatenated(m: Memory, parts: Sequence[Tensor], *, elements: int | None = N
         return [Tensor(whole.storage, n, width) for n in sizes]
 
     return record(m, (total, width), parts, back)
+
+
+def split(m: Memory, x: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+    """Views of parts of x; their gradients are put together, with zeros for parts that have none."""
+    whole, width, parts = x.elements, x.width, list(sizes)
+
+    def back(grads: list[Tensor | None], _saved: Saved) -> Grads:
+        zeros = [fresh(m, n, width) for n, grad in zip(parts, grads, strict=True) if grad is None]
+        found = fresh(m, whole, width)
+        del zeros
+        return [found]
+
+    first = record(m, Tensor(x.storage, parts[0], width), [x], back)
+    if first.node is not None:
+        first.node.outputs = len(parts)
+    return [first, *(Tensor(x.storage, n, width, first.node, i) for i, n in enumerate(parts) if i)]

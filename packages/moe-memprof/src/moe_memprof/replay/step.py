@@ -132,19 +132,26 @@ def _replay_kinds(kinds: list[Layer], model: Model, how: How, task: Task) -> dic
     with m.labelled("positions"):
         rotated = max((_rotated(layer) for layer in kinds), default=0)
         cos, sin = (fresh(m, how.length * rotated, how.width) for _ in range(2))
+    masks = _masks(m, how, model)
     x = _embed(m, how, model, grad=task.checkpointing != "none" and not how.base_trains)
+    embedded = x  # a local of the model's forward pass
     run = {"non-reentrant": checkpoint, "reentrant": reentrant_checkpoint}.get(task.checkpointing)
     ends: list[int] = []
     for i, layer in enumerate(kinds):
         ends.append(next(m.sequence))
         stretches.begin(f"forward {i}")
 
-        def through(y: Tensor, layer: Layer = layer) -> Tensor:
+        mask = masks.get(_window(layer))
+
+        # A checkpointed layer holds on to its arguments, the mask among them.
+        def through(y: Tensor, layer: Layer = layer, _mask: Tensor | None = mask) -> Tensor:
             return decoder_layer(m, how, layer, y, cos, sin)
 
         x = through(x) if run is None else run(m, through, x)
     ends.append(next(m.sequence))
     stretches.begin("forward head")
+    x = norm(m, how, x, how.hidden)
+    del embedded, masks, mask, through
     loss = _head(m, how, model, task, x)
     del x
     stretches.begin("backward head")
@@ -171,6 +178,21 @@ def _rotated(layer: Layer) -> int:
     return layer.mixer.rope_dim or layer.mixer.head_dim
 
 
+def _masks(m: Memory, how: How, model: Model) -> dict[int | None, Tensor]:
+    """One for each window where one is needed: numbers for eager attention, booleans for the kernels."""
+    attentions = [layer.mixer for layer in model.layers if isinstance(layer.mixer, Attention)]
+    windows = {a.window for a in attentions} | ({None, 0} if how.written.two_masks and len(attentions) else set())
+    pairs = how.sequences * how.length**2
+    with m.labelled("masks"):
+        if how.attention == "eager" or any(a.sinks for a in attentions):
+            return {window: fresh(m, pairs, how.width) for window in windows}
+        return {w: fresh(m, pairs, 1) for w in windows if how.padded or 0 < (w or 0) < how.length}
+
+
+def _window(layer: Layer) -> int | None:
+    return layer.mixer.window if isinstance(layer.mixer, Attention) else None
+
+
 def _embed(m: Memory, how: How, model: Model, *, grad: bool) -> Tensor:
     elements, table = how.tokens * how.hidden, model.vocabulary * how.hidden
 
@@ -180,12 +202,16 @@ def _embed(m: Memory, how: How, model: Model, *, grad: bool) -> Tensor:
 
     with m.labelled("residual stream"):
         x = record(m, (elements, how.width), [weight(m, table, how.width, trains=how.base_trains or grad)], back)
-        return scale(m, x) if how.written.scaled_embedding else x
+        if not how.written.scaled_embedding:
+            return x
+        # Where its output is made to need a gradient, for checkpointing's sake, it is a leaf and stays for that.
+        return record(
+            m, (elements, how.width), [x], lambda _g, _s: [fresh(m, elements, how.width)], [x.alias()] if grad else []
+        )
 
 
 def _head(m: Memory, how: How, model: Model, task: Task, x: Tensor) -> Tensor:
-    """The last norm, logits, log-softmax in fp32 and the loss."""
-    x = norm(m, how, x, how.hidden)
+    """Logits, log-softmax in fp32 and the loss."""
     head = weight(m, model.vocabulary * how.hidden, how.width, trains=how.base_trains)
     if task.loss == "chunked":
         return _chunked(m, how, model, task, x, head)
@@ -197,7 +223,7 @@ def _head(m: Memory, how: How, model: Model, task: Task, x: Tensor) -> Tensor:
     with m.labelled("loss"):
         everywhere, width = logits.elements, logits.width
         if task.loss == "stock":
-            wanted = cast(m, logits, F32)
+            wanted, outer = cast(m, logits, F32), logits  # an output of the forward pass, which the loss is worked in
         else:
 
             def spread(_grads: Grads, _saved: list[Tensor]) -> Grads:
@@ -205,11 +231,11 @@ def _head(m: Memory, how: How, model: Model, task: Task, x: Tensor) -> Tensor:
 
             # Selecting rows copies them; upcasting copies them again where logits are in 16 bits.
             rows = task.wanted * model.vocabulary
-            wanted = cast(m, record(m, (rows, width), [logits], spread), F32)
+            wanted, outer = cast(m, record(m, (rows, width), [logits], spread), F32), None
         del logits
         likelihoods = unary(m, wanted, save="out")
         size = wanted.elements
-        del wanted
+        del wanted, outer
         return record(m, (1, F32), [likelihoods], lambda _g, _s: [fresh(m, size, F32)], [likelihoods.alias()])
 
 
