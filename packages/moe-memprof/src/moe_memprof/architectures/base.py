@@ -76,6 +76,14 @@ class StateMixer:
     """Width of its inner stream."""
     state: int
     """Numbers of recurrent and convolution state per sequence."""
+    heads: int = 0
+    """Heads of the inner stream; 0 where it has none."""
+    keys: int = 0
+    """Width of its queries, and of its keys, before they are repeated to all heads."""
+    head_keys: int = 0
+    """Width of a head's key; of a state space without heads: numbers of state per channel."""
+    rank: int = 0
+    """Width of the compressed step sizes (Mamba)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

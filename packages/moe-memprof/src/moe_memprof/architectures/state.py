@@ -29,7 +29,7 @@ def mamba(c: Settings, module: str = "mamba") -> Part[StateMixer]:
         w.linear("out_proj", hidden, width, bias=bias)
         for name, size in (("dt", rank), ("b", state), ("c", state)):
             w.norm(f"{name}_layernorm", size)
-        return StateMixer(kind="mamba", width=width, state=width * (state + kernel))
+        return StateMixer(kind="mamba", width=width, state=width * (state + kernel), head_keys=state, rank=rank)
 
     return write
 
@@ -86,7 +86,14 @@ def gated_delta_net(c: Settings, *, split: bool, module: str = "linear_attn") ->
         w.norm("norm", value_dim)
         w.linear("out_proj", hidden, values)
         recurrent = value_heads * value_dim * c.size("linear_key_head_dim")
-        return StateMixer(kind="gated_delta_net", width=values, state=recurrent + (2 * keys + values) * kernel)
+        return StateMixer(
+            kind="gated_delta_net",
+            width=values,
+            state=recurrent + (2 * keys + values) * kernel,
+            heads=value_heads,
+            keys=keys,
+            head_keys=c.size("linear_key_head_dim"),
+        )
 
     return write
 

@@ -12,6 +12,7 @@ from moe_memprof.replay.linears import linear
 from moe_memprof.replay.ops import (
     add,
     cast,
+    copied,
     gated,
     gather,
     grouped_matmul,
@@ -149,6 +150,19 @@ def batched_experts(m: Memory, how: How, e: Experts, x: Tensor, weights: Tensor)
         weighted = mul(m, down, weights)
     with m.labelled("dispatch"):
         return cast(m, reduce_sum(m, weighted, how.tokens * how.hidden), how.width)
+
+
+def every_expert(m: Memory, how: How, e: Experts, x: Tensor, scores: Tensor) -> Tensor:
+    """Llama 4: all tokens go to all experts, multiplied by their scores first, most of which are zero."""
+    rows = how.tokens * e.count
+    inner = 2 * e.intermediate if e.gated else e.intermediate
+    with m.labelled("dispatch"):
+        copies = _copied_rows(m, x, rows * how.hidden)
+        routed = mul(m, copies, copied(m, scores))
+    with m.labelled("experts"):
+        up = grouped_matmul(m, routed, _expert_weight(m, how, e, how.hidden, inner), rows, inner)
+        product = _activated(m, e, up)
+        return grouped_matmul(m, product, _expert_weight(m, how, e, e.intermediate, how.hidden), rows, how.hidden)
 
 
 def _copied_rows(m: Memory, x: Tensor, elements: int) -> Tensor:

@@ -35,8 +35,11 @@ class Family:
     router: Router = "softmax normalised wide"
     norm: Literal["narrow", "wide", "scaled wide", "scaled", "layer"] = "narrow"
     """Where RMSNorm multiplies by its weight: after the cast back, before it, or by 1 + weight; or torch's LayerNorm."""
-    rotation: Literal["halves", "halves wide", "chunks", "complex", "none"] = "halves"
-    """Rotary positions: of both halves at once, with fp32 tables, of each half, of complex numbers."""
+    rotation: Literal["halves", "halves wide", "halves remade", "chunks", "complex", "none"] = "halves"
+    """Rotary positions: of both halves at once, with fp32 tables, with tables made anew in every layer, of each half, of complex
+    numbers."""
+    unit_queries: bool = False
+    """Queries and keys are divided by their root mean square after they are rotated."""
     norms: Literal["before", "after"] = "before"
     """Where the two norms of a layer stand."""
     shared_first: bool = False
@@ -45,10 +48,13 @@ class Family:
     """Their output is multiplied by a sigmoid gate of one column."""
     scaled_residual: bool = False
     """What is added to the stream is multiplied by a number."""
-    scaled_embedding: bool = False
+    scaled_embedding: Literal["", "inside", "outside"] = ""
+    """Embeddings are multiplied by a number, inside the embedding's module or outside."""
     scaled_logits: bool = False
     joined_projections: bool = False
     """Queries, keys and values come out of one linear and are clamped."""
+    own_loop: bool = False
+    """Experts run one after the other, whatever implementation is asked for."""
     two_masks: bool = False
     """A mask for windows is made even where no layer has one."""
     gate: Literal["linear", "query"] = "linear"
@@ -75,14 +81,14 @@ FAMILIES: dict[str, Family] = {
     "glm4_moe": _SIGMOID,
     "dots1": _SIGMOID,
     "minimax_m2": Family(router="sigmoid"),
-    "granitemoe": Family(router="softmax after", scaled_residual=True, scaled_embedding=True, scaled_logits=True),
-    "ernie4_5_moe": Family(router="softmax from wide", shared_first=True),
+    "granitemoe": Family(router="softmax after", scaled_residual=True, scaled_embedding="outside", scaled_logits=True),
+    "ernie4_5_moe": Family(router="softmax from wide", shared_first=True, rotation="halves remade"),
     "phimoe": Family(router="sparsemixer", norm="layer"),
     "flex_olmo": Family(router="softmax", norm="wide", rotation="halves wide", norms="after"),
-    "dbrx": Family(router="softmax narrow", norm="layer", joined_projections=True),
+    "dbrx": Family(router="softmax narrow", norm="layer", joined_projections=True, own_loop=True),
     "jamba": Family(router="softmax", rotation="none"),
-    "llama4": Family(router="scores into inputs", rotation="complex"),
-    "gemma4": Family(router="normed", norm="scaled", scaled_embedding=True, layer="sandwich", two_masks=True),
+    "llama4": Family(router="scores into inputs", rotation="complex", unit_queries=True),
+    "gemma4": Family(router="normed", norm="scaled", scaled_embedding="inside", layer="sandwich", two_masks=True),
     "lfm2_moe": Family(router="sigmoid narrow"),
 }
 _SAME = {

@@ -36,6 +36,8 @@ class How:
     expert_lora: Literal["peft", "grouped"] = "peft"
     family: str = "mixtral"
     """The model type whose code runs; `replay` takes it from the model."""
+    kernels: bool = True
+    """Fused kernels of state mixers (flash-linear-attention, mamba-ssm) are installed; a CPU has none."""
     loads: Sequence[int] | None = None
     """Rows of each expert, for implementations that take one expert after the other; None is an even share."""
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 from moe_memprof.architectures.base import Attention, Dense, Experts, Layer, StateMixer
-from moe_memprof.replay.attention import attention, state_mixer
+from moe_memprof.replay.attention import attention
 from moe_memprof.replay.engine import Memory, Tensor
-from moe_memprof.replay.experts import batched_experts, eager_experts, grouped_experts
+from moe_memprof.replay.experts import batched_experts, eager_experts, every_expert, grouped_experts
 from moe_memprof.replay.how import How
 from moe_memprof.replay.linears import linear, norm
-from moe_memprof.replay.ops import add, mul, scale, unary
+from moe_memprof.replay.mixers import EXACT, state_mixer
+from moe_memprof.replay.ops import add, mul, reduce_sum, scale, unary
 from moe_memprof.replay.routers import route
 
 
@@ -31,8 +33,9 @@ def moe(m: Memory, how: How, e: Experts, x: Tensor) -> Tensor:
     """Router, routed experts, shared experts."""
     early = _shared(m, how, e, x) if how.written.shared_first else None
     routing = route(m, how, e, x)
-    run = _IMPLEMENTATIONS[how.experts] if e.fused else eager_experts
-    out = run(m, how, e, x, routing.weights)
+    if how.written.router == "scores into inputs":
+        return _all_beside_shared(m, how, e, x, routing.weights)
+    out = _implementation(how, e)(m, how, e, x, routing.weights)
     shared = early if how.written.shared_first else _shared(m, how, e, x)
     if shared is None:
         return out
@@ -40,6 +43,20 @@ def moe(m: Memory, how: How, e: Experts, x: Tensor) -> Tensor:
         if how.written.shared_gate:
             shared = mul(m, unary(m, linear(m, how, x, how.hidden, 1), save="out"), shared)
         return add(m, out, shared)
+
+
+def _all_beside_shared(m: Memory, how: How, e: Experts, x: Tensor, scores: Tensor) -> Tensor:
+    """Llama 4: every expert's output is there while the shared expert runs; then they are summed."""
+    routed = every_expert(m, how, e, x, scores)
+    shared = _shared(m, how, e, x)
+    with m.labelled("dispatch"):
+        summed = reduce_sum(m, routed, how.tokens * how.hidden)
+    del routed
+    return summed if shared is None else add(m, shared, summed)
+
+
+def _implementation(how: How, e: Experts) -> Callable[[Memory, How, Experts, Tensor, Tensor], Tensor]:
+    return _IMPLEMENTATIONS[how.experts] if e.fused and not how.written.own_loop else eager_experts
 
 
 _IMPLEMENTATIONS = {"grouped_mm": grouped_experts, "batched_mm": batched_experts, "eager": eager_experts}
@@ -54,6 +71,8 @@ def _shared(m: Memory, how: How, e: Experts, x: Tensor) -> Tensor | None:
 
 def decoder_layer(m: Memory, how: How, layer: Layer, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Norm, mixer, residual; norm, feed-forward, residual; norms beyond the two stand after mixer and feed-forward."""
+    if how.written.layer == "sandwich":
+        return _sandwich(m, how, layer, x, cos, sin)
     before, after = how.written.norms == "before", layer.norms > 2 or how.written.norms == "after"
     if layer.mixer is not None:
         h = norm(m, how, x, how.hidden) if before else x
@@ -76,6 +95,29 @@ def decoder_layer(m: Memory, how: How, layer: Layer, x: Tensor, cos: Tensor, sin
     return _joined(m, how, x, out)
 
 
+def _sandwich(m: Memory, how: How, layer: Layer, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Gemma 4: a norm before and after each block; a dense MLP and experts side by side, each with its own, the router on the stream."""
+    assert isinstance(layer.mixer, Attention)
+    h = norm(m, how, x, how.hidden)
+    h = norm(m, how, attention(m, how, layer.mixer, h, cos, sin), how.hidden)
+    x = _joined(m, how, x, h)
+    h = norm(m, how, x, how.hidden)
+    if layer.beside is not None:
+        assert isinstance(layer.feed_forward, Experts)
+        first = dense(m, how, layer.beside, h)
+        h = norm(m, how, first, how.hidden)
+        routing = route(m, how, layer.feed_forward, x)
+        inner = norm(m, how, x, how.hidden)
+        run = _implementation(how, layer.feed_forward)
+        second = norm(m, how, run(m, how, layer.feed_forward, inner, routing.weights), how.hidden)
+        h = add(m, h, second)
+    else:
+        assert isinstance(layer.feed_forward, Dense)
+        h = dense(m, how, layer.feed_forward, h)
+    out = norm(m, how, h, how.hidden)
+    return _joined(m, how, x, out)
+
+
 def _joined(m: Memory, how: How, x: Tensor, out: Tensor) -> Tensor:
     with m.labelled("residual stream"):
         if how.written.scaled_residual:
@@ -85,6 +127,7 @@ def _joined(m: Memory, how: How, x: Tensor, out: Tensor) -> Tensor:
 
 def exactness(layer: Layer, how: How) -> Literal["derived", "heuristic"]:
     """Whether a layer's replay follows its code operation by operation, or approximates a part of it."""
-    rough = isinstance(layer.mixer, StateMixer) or layer.norms > 2 or layer.beside is not None
+    mixer = layer.mixer
+    rough = isinstance(mixer, StateMixer) and (mixer.kind not in EXACT or (how.kernels and how.device == "cuda"))
     rough = rough or not how.written.exact
     return "heuristic" if rough or (how.adapts_experts and how.expert_lora == "grouped") else "derived"

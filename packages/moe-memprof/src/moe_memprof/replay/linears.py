@@ -54,9 +54,9 @@ def _quantised(m: Memory, how: How, x: Tensor, inputs: int, outputs: int) -> Ten
     return out
 
 
-def norm(m: Memory, how: How, x: Tensor, size: int, *, weighted: bool = True) -> Tensor:
+def norm(m: Memory, how: How, x: Tensor, size: int, *, weighted: bool = True, kind: str = "") -> Tensor:
     """RMSNorm over rows of `size`, worked in fp32; or LayerNorm, whose kernel keeps its input and two numbers a row."""
-    kind = how.written.norm
+    kind = kind or how.written.norm
     with m.labelled("norms"):
         if kind == "layer":
             return _layer_norm(m, how, x, size)

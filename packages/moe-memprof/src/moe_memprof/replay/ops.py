@@ -200,6 +200,20 @@ def rotate(m: Memory, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return add(m, with_cos, with_sin)
 
 
+def rotate_in_chunks(m: Memory, x: Tensor) -> Tensor:
+    """The same, half by half (gpt-oss): first · cos - second · sin, and second · cos + first · sin, put together."""
+    size, half, width = x.elements, x.elements // 2, x.width
+
+    def back(_grads: list[Tensor | None], _saved: Saved) -> Grads:
+        halves = [fresh(m, half, width) for _ in range(4)]
+        found = fresh(m, size, width)
+        del halves
+        return [found]
+
+    halves = [fresh(m, half, width) for _ in range(2)]
+    return record(m, (size, width), [x], back, scratch=[(half, width)] if halves else [])
+
+
 def _rotated_half(m: Memory, x: Tensor) -> Tensor:
     """(-x2, x1); each half's gradient is spread into zeros of x's size."""
     size, width = x.elements, x.width

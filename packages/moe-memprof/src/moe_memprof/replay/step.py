@@ -131,7 +131,8 @@ def _replay_kinds(kinds: list[Layer], model: Model, how: How, task: Task) -> dic
     stretches.begin("forward embedding")
     with m.labelled("positions"):
         rotated = max((_rotated(layer) for layer in kinds), default=0)
-        cos, sin = (fresh(m, how.length * rotated, how.width) for _ in range(2))
+        wide = how.written.rotation in {"halves wide", "halves remade", "complex"}
+        cos, sin = (fresh(m, how.length * rotated, F32 if wide else how.width) for _ in range(2))
     masks = _masks(m, how, model)
     x = _embed(m, how, model, grad=task.checkpointing != "none" and not how.base_trains)
     embedded = x  # a local of the model's forward pass
@@ -202,12 +203,13 @@ def _embed(m: Memory, how: How, model: Model, *, grad: bool) -> Tensor:
 
     with m.labelled("residual stream"):
         x = record(m, (elements, how.width), [weight(m, table, how.width, trains=how.base_trains or grad)], back)
+        if how.written.scaled_embedding == "inside":
+            return scale(m, x) if how.base_trains else x
         if not how.written.scaled_embedding:
             return x
         # Where its output is made to need a gradient, for checkpointing's sake, it is a leaf and stays for that.
-        return record(
-            m, (elements, how.width), [x], lambda _g, _s: [fresh(m, elements, how.width)], [x.alias()] if grad else []
-        )
+        kept = [x.alias()] if grad else []
+        return record(m, (elements, how.width), [x], lambda _g, _s: [fresh(m, elements, how.width)], kept)
 
 
 def _head(m: Memory, how: How, model: Model, task: Task, x: Tensor) -> Tensor:
