@@ -58,7 +58,9 @@ def test_more_tokens_never_take_less(spec: RunSpec, more: int) -> None:
 def test_checkpointing_never_takes_more(spec: RunSpec) -> None:
     spec = replace(spec, length=max(64, spec.length))  # of a single token there is nothing to keep
     off, on = (estimate(replace(spec, checkpointing=c)).phase("step").peak for c in (False, True))
-    assert on <= off
+    # The layer at hand: its input in 16 bits, of which the norm keeps a cast copy anyway, and states of random numbers.
+    held = spec.sequences * spec.length * spec.config["hidden_size"] * spec.width + 50 * 5056
+    assert on <= off + held
 
 
 def step_parts(**values) -> dict[str, int]:

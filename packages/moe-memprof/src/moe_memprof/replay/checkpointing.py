@@ -64,8 +64,7 @@ class Frame:
         finally:
             memory.frame, memory.label = before, label
             del current
-            self.places.clear()
-            del self.x, self.layer, self.random
+            self.places.clear()  # the input and its like stay until the last operation that saved something is done
 
 
 def _random_state(memory: Memory) -> Tensor:
@@ -92,12 +91,10 @@ def reentrant_checkpoint(memory: Memory, layer: Callable[[Tensor], Tensor], x: T
     def again(grads: list[Tensor | None], saved: list[Tensor]) -> Grads:
         start = Leaf(order=-1, inputs=[], backward=spent, saved=[], label="")
         (kept,) = saved
-        random.clear()
         with memory.grad():
             y = layer(Tensor(kept.storage, kept.elements, kept.width, start))
         assert y.node is not None
-        node, y.node = y.node, None
-        del y
+        node, y.node = y.node, None  # the output itself is held until its gradients are made
         buffers = {node: [grads.pop()]}
         heap = [(-node.order, id(node), node)]
         queued = {node}
@@ -108,6 +105,8 @@ def reentrant_checkpoint(memory: Memory, layer: Callable[[Tensor], Tensor], x: T
             memory.label = inner.label
             run_node(memory, inner, buffers, heap, queued)
             del inner
+        random.clear()
+        del y
         found, start.grad = start.grad, None
         return [found]
 
