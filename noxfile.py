@@ -94,6 +94,7 @@ def tests(session: nox.Session, package: str) -> None:
 def integration(session: nox.Session) -> None:
     """The packages together: boundaries, documents, end to end; and the parts of two of them that use torch where it is."""
     install_packages(session, "test", "hf", "torch")
+    install(session, "bitsandbytes>=0.46")  # plans of quantised weights are compared with it
     run_pytest(session, "integration", "tests", *WITH_TORCH)
 
 

@@ -1,7 +1,8 @@
 """Planned beside measured memory of training steps, on a CPU: python benchmarks/memory_grid.py
 
-Small models of many architectures, trained for a step in many ways; measured are the live bytes of all tensors (torch's profiler sees every
-allocation and release), above what is there before the step. Writes `memory_grid.json`. `--only TEXT` runs the cases whose name has it, and writes nothing.
+Small models of many architectures, trained for a step in many ways. Measured are the live bytes of all tensors above what is there before
+the step; torch's profiler sees every allocation and release. Writes `memory_grid.json`; `--only TEXT` runs the cases whose name has it,
+and writes nothing. Needs bitsandbytes for the cases with qlora.
 
 Nothing in the estimate was fitted to the cases of the second half (by the hash of their names); the only constants that were read off
 measurements are the counts of streams of state mixers, off the first half.

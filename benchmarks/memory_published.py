@@ -21,10 +21,17 @@ GB = 10**9
 
 # Sizes from the models' config.json on the hub.
 MIXTRAL: dict[str, Any] = {"model_type": "mixtral"}  # the defaults of its configuration class are Mixtral-8x7B
-OLMOE: dict[str, Any] = {"model_type": "olmoe", "num_key_value_heads": 16}
+OLMOE: dict[str, Any] = {
+    "model_type": "olmoe",
+    "intermediate_size": 1024,
+    "num_experts": 64,
+    "num_experts_per_tok": 8,
+    "num_key_value_heads": 16,
+}
 QWEN3 = {
     "model_type": "qwen3_moe", "hidden_size": 2048, "intermediate_size": 6144, "moe_intermediate_size": 768, "num_hidden_layers": 48,
-    "num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128, "num_experts": 128, "num_experts_per_tok": 8, "vocab_size": 151936,
+    "num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128, "num_experts": 128, "num_experts_per_tok": 8,
+    "vocab_size": 151936,
 }  # fmt: skip
 QWEN35 = {
     "model_type": "qwen3_5_moe",
@@ -66,9 +73,9 @@ class Row:
     room: float | None = None
     """Bytes that were too few, or enough."""
     fitted: bool = False
+    """The batch was the largest that ran: it fitted, and one more did not."""
     what: str
-    """What was measured: allocated, reserved or stated."""
-    phase: str | None = None
+    """What was measured: allocated, reserved, after load (with or without adapters), or stated (allocated or reserved)."""
     values: dict[str, Any]
     unstated: dict[str, tuple[Any, ...]] | None = None
     trust: str
@@ -81,16 +88,18 @@ STSXXX = "stsxxx/finetune, analytical_capacity/plot.py; transformers 4.40, exper
 ROWS = (
     Row(id="olmoe-qlora", model=OLMOE, published=16.32 * GB, what="allocated", values=CAMPAIGN, trust="A", source=E4B),
     Row(id="qwen3-30b-qlora-24gb", model=QWEN3, published=None, room=23.5 * GIB, what="allocated", values=CAMPAIGN, trust="A", source=E4B),
-    Row(id="qwen3.5-35b-qlora-32gb", model=QWEN35, published=None, room=31.36 * GIB, what="allocated", values=CAMPAIGN, trust="A", source=E4B),
-    Row(id="qwen3-30b-qlora-load", model=QWEN3, published=62.0 * GB, what="stated", phase="save", values=CAMPAIGN, trust="C", source=E4B),
+    Row(id="qwen3.5-35b-qlora-32gb", model=QWEN35, published=None, room=31.36 * GIB, what="allocated", values=CAMPAIGN, trust="A",
+        source=E4B),
+    Row(id="qwen3-30b-qlora-load", model=QWEN3, published=62.0 * GB, what="after load", values=CAMPAIGN, trust="C", source=E4B),
     *(
         Row(
             id=f"mixtral-qlora-batch-{batch}-on-{room}gb", model=MIXTRAL, published=None, room=room * GB, fitted=True, what="reserved",
             values={
                 "method": "qlora", "lora_rank": 16, "quantise_experts": True, "expert_lora": "grouped", "experts": "eager",
-                "sequences": batch, "length": 512, "padded": True, "checkpointing": "non-reentrant", "loss": "stock",
+                "sequences": batch, "padded": True, "checkpointing": "non-reentrant", "loss": "stock",
             },
-            unstated={"optimizer": ("adamw_fused", "adamw_8bit"), "double_quant": (True, False), "lora_attention": (False,)},
+            unstated={"optimizer": ("adamw_fused", "adamw_8bit"), "double_quant": (True, False), "lora_attention": (False,),
+                      "length": (512, 1024)},
             trust="B", source=STSXXX,
         )
         for room, batch in ((40, 6), (48, 8), (80, 27))
@@ -121,15 +130,22 @@ ROWS = (
 
 
 def estimates(row: Row) -> list[float]:
-    """The peak, or that of one phase, for every run that the row may have been, in bytes."""
+    """The peak, or what is there after loading, for every run that the row may have been, in bytes."""
     found: list[float] = []
-    options = row.unstated or {}
+    options = {
+        "allocator": {"stated": (True, False), "reserved": (True,)}.get(row.what, (False,)),
+        **(row.unstated or {}),
+    }
     config = {k: v for k, v in row.model.items() if k != "attention"}
     for chosen in product(*options.values()):
         values = {"dtype": "bfloat16", **row.values, **dict(zip(options, chosen, strict=True))}
         values.setdefault("attention", row.model.get("attention", "sdpa"))
-        made = estimate(RunSpec(config=config, allocator=row.what != "allocated", **values))
-        found.append(made.peak if row.phase is None else made.phase(row.phase).tensor_peak)
+        made = estimate(RunSpec(config=config, **values))
+        if row.what == "after load":
+            weights = [p for p in made.phase("save").parts if p.name.startswith(("weights:", "LoRA:"))]
+            found += [sum(p.bytes for p in weights if p.name.startswith("weights:")), sum(p.bytes for p in weights)]
+        else:
+            found.append(made.peak)
     return found
 
 
@@ -137,7 +153,14 @@ def account(row: Row) -> dict[str, Any]:
     """The row beside its estimate."""
     found = estimates(row)
     low, high = min(found) / GIB, max(found) / GIB
-    entry: dict[str, Any] = {"id": row.id, "what": row.what, "trust": row.trust, "source": row.source, "low": low, "high": high}
+    entry: dict[str, Any] = {
+        "id": row.id,
+        "what": row.what,
+        "trust": row.trust,
+        "source": row.source,
+        "low": low,
+        "high": high,
+    }
     if row.published is not None:
         value = row.published / GIB
         nearest = min(max(value, low), high)
@@ -145,7 +168,11 @@ def account(row: Row) -> dict[str, Any]:
     else:
         assert row.room is not None
         room = row.room / GIB
-        entry |= {"room": room, "fitted": row.fitted, "agrees": (low <= room) if row.fitted else (high > room)}
+        agrees = low <= room if row.fitted else high > room
+        if row.fitted:
+            one_more = Row(**{**vars(row), "values": {**row.values, "sequences": row.values["sequences"] + 1}})
+            agrees = agrees and max(estimates(one_more)) / GIB > room
+        entry |= {"room": room, "fitted": row.fitted, "agrees": agrees}
     return entry
 
 
@@ -154,10 +181,14 @@ def main() -> None:
     for r in rows:
         between = f"{r['low']:.1f}" if r["high"] - r["low"] < 0.05 else f"{r['low']:.1f} to {r['high']:.1f}"
         if "published" in r:
-            print(f"{r['id']:34} {r['trust']}  published {r['published']:6.1f} GiB  estimate {between:>16}  error {100 * r['error']:+.1f} %")
+            print(
+                f"{r['id']:34} {r['trust']}  published {r['published']:6.1f} GiB  estimate {between:>16}  error {100 * r['error']:+.1f} %"
+            )
         else:
-            word = "fitted in" if r["fitted"] else "did not fit in"
-            print(f"{r['id']:34} {r['trust']}  {word} {r['room']:.1f} GiB  estimate {between:>16}  {'agrees' if r['agrees'] else 'DISAGREES'}")
+            word = "largest in" if r["fitted"] else "did not fit in"
+            print(
+                f"{r['id']:34} {r['trust']}  {word} {r['room']:.1f} GiB  estimate {between:>16}  {'agrees' if r['agrees'] else 'DISAGREES'}"
+            )
     result = {"moe_memprof": __version__, "python": platform.python_version(), "rows": rows}
     Path(__file__).with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moe_memprof import Estimate, MemprofError, Part, Phase, RunSpec, estimate
+from moe_memprof.architectures.registry import SUPPORTED, describe
 from moe_memprof.devices import Parallel
 from moe_memprof.plan import BASELINE, CONTEXT
 from published import MIXTRAL_8X7B, OLMOE_1B_7B, QWEN3_30B_A3B
@@ -240,3 +241,16 @@ def test_what_the_user_knows_better_replaces_a_part_and_the_buffer_comes_on_top(
         estimate(replace(spec, overrides={"tensor being red": 0}))
     with pytest.raises(MemprofError, match="buffer: must be between"):
         replace(spec, buffer=2.0)
+
+
+@pytest.mark.parametrize("kind", SUPPORTED)
+def test_every_architecture_can_be_planned(kind: str) -> None:
+    """With the sizes that transformers takes where a config names none; some types have no complete defaults."""
+    try:
+        describe({"model_type": kind})
+    except MemprofError:
+        pytest.skip("its configuration class has no complete defaults")
+    for method in ("full", "lora", "qlora"):
+        made = estimate(RunSpec(config={"model_type": kind}, method=method, dtype="bfloat16", length=32))  # type: ignore[arg-type]
+        assert made.phase("step").peak > made.phase("load").peak / 4
+        assert made.trainable_parameters > 0

@@ -111,7 +111,7 @@ def trained(model: Model, spec: RunSpec) -> list[Trained]:
     found: list[Trained] = []
     for tensor in model.tensors:
         attention = tensor.role == "attention" and tensor.kind == "linear" and len(tensor.shape) == 2
-        experts = tensor.role == "routed expert" and len(tensor.shape) >= 2
+        experts = tensor.role == "routed expert" and len(tensor.shape) == (2 if tensor.kind == "linear" else 3)
         if (attention and spec.lora_attention) or (experts and spec.lora_experts):
             stack = tensor.shape[:-2]
             pairs = ((*stack, r, tensor.shape[-1]), (*stack, tensor.shape[-2], r))

@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from moe_memprof.commands.options import budget_options, make_budget, make_spec, mendable, run_options
+from moe_memprof.errors import MemprofError
+
+if TYPE_CHECKING:
+    from moe_memprof.spec import RunSpec
+    from moe_memprof.traced import Traced
 
 
 @click.command()
@@ -20,6 +25,9 @@ from moe_memprof.commands.options import budget_options, make_budget, make_spec,
 @click.option("--routing", type=click.Path(dir_okay=False), metavar="TRACE",
               help="Loads of the experts: a trace of moe-router, or JSON [[...], ...].")  # fmt: skip
 @click.option("--picture", type=click.Path(dir_okay=False), help="Write the step, layer by layer, as an SVG file.")
+@click.option(
+    "--traced", is_flag=True, help="A second opinion from the model's real code on fake tensors (needs torch)."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the estimate as JSON.")
 @mendable
 def estimate(
@@ -30,6 +38,7 @@ def estimate(
     layers: bool,
     routing: str | None,
     picture: str | None,
+    traced: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -48,7 +57,16 @@ def estimate(
         loads = read_loads(Path(routing))
         share = busiest_share(loads, spec.parallel.expert_parallel)
         spec = replace(spec, parallel=replace(spec.parallel, hottest_share=share))
-    made = make(spec)
+    second = None
+    try:
+        made = make(spec)
+    except MemprofError:
+        if not traced:
+            raise
+        # An architecture without closed forms: the traced estimate is the only one.
+        _only_traced(_trace(spec, as_json), budget=None if budget is None else budget.bytes, as_json=as_json)
+    if traced:
+        second = _trace(spec, as_json)
     if picture:
         from moe_memprof.picture import write_picture
 
@@ -57,6 +75,8 @@ def estimate(
         values = made.to_dict()
         if budget is not None:
             values |= {"budget": budget.bytes, "fits": made.peak <= budget.bytes}
+        if second is not None:
+            values["traced"] = second.to_dict()
         click.echo(json.dumps(values, indent=1))
     else:
         from rich.console import Console
@@ -66,6 +86,10 @@ def estimate(
 
         console = Console()
         render_estimate(console, made, budget=None if budget is None else budget.bytes)
+        if second is not None:
+            from moe_memprof.traced import render_traced
+
+            render_traced(console, second, made)
         if layers:
             render_layers(console, spec)
         if routing or spec.parallel.expert_parallel > 1:
@@ -76,3 +100,25 @@ def estimate(
         for line in advice(spec, made, budget=None if budget is None else budget.bytes):
             console.print(f"[cyan]·[/] {line}", highlight=False)
     raise SystemExit(0 if budget is None or made.peak <= budget.bytes else 1)
+
+
+def _trace(spec: RunSpec, as_json: bool) -> Traced:
+    """The traced estimate, with a progress line where the output is for people."""
+    from rich.console import Console
+
+    from moe_memprof.traced import trace_with_progress, traced_estimate
+
+    return traced_estimate(spec) if as_json else trace_with_progress(Console(), spec)
+
+
+def _only_traced(second: Traced, *, budget: int | None, as_json: bool) -> NoReturn:
+    """Print a traced estimate that has no other beside it, and leave."""
+    if as_json:
+        click.echo(json.dumps({"traced": second.to_dict()}, indent=1))
+    else:
+        from rich.console import Console
+
+        from moe_memprof.traced import render_traced
+
+        render_traced(Console(), second, None)
+    raise SystemExit(0 if budget is None or second.estimate.peak <= budget else 1)
