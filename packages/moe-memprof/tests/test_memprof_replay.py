@@ -131,7 +131,8 @@ def test_everything_but_gradients_is_given_back(layers: list[Layer], how: How, t
     last = moments[-1]
     assert all(m.bytes >= 0 for m in moments)
     ended = sum(m.change for m in moments)
-    gradients = 0 if task.accumulating else last.parts["gradients"]
+    # Of the last stretch the parts are those of its highest point, which may be before the gradient of the table of embeddings is there.
+    gradients = 0 if task.accumulating else last.parts["gradients"] + 50 * 64 * how.width
     positions = last.parts["positions"]
     assert 0 <= ended - positions <= gradients
     assert len(moments) == 2 * len(layers) + 4

@@ -20,9 +20,11 @@ def attention(m: Memory, how: How, a: Attention, x: Tensor, cos: Tensor, sin: Te
         q, k, v, gate = made.q, made.k, made.v, made.gate
         del made
         eager = how.attention == "eager" or a.sinks
-        out = _eager(m, how, a, q, k, v) if eager else _fused(m, how, a, q, k, v)
+        # A CPU's kernel wants values as wide as keys; where they are not, attention is worked operation by operation, in fp32.
+        plain = how.device == "cpu" and a.head_dim != a.value_dim
+        out = (_eager if eager else _plain if plain else _fused)(m, how, a, q, k, v)
         del q, k, v
-        if a.rope_dim and not eager:
+        if (a.rope_dim or plain) and not eager:
             # The kernel's output has the layout of the queries, which were joined head by head: it is copied for the projection.
             out = copied(m, out)
         width = a.heads * a.value_dim
@@ -51,6 +53,19 @@ def _fused(m: Memory, how: How, a: Attention, q: Tensor, k: Tensor, v: Tensor) -
         out_elements=how.tokens * a.heads * a.value_dim,
         extra=extra,
     )
+
+
+def _plain(m: Memory, how: How, a: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Torch's own composite: queries and keys both scaled, softmax of all pairs."""
+    pairs = a.heads * how.sequences * how.length**2
+    if a.heads != a.kv_heads:
+        k, v = repeated(m, k, a.heads // a.kv_heads), repeated(m, v, a.heads // a.kv_heads)
+    # Values are part of what they were expanded with: packed by the cast, or else by the product.
+    q, k, v = cast(m, q, F32), cast(m, k, F32), copied(m, v) if v.width == F32 else cast(m, v, F32)
+    scores = bmm(m, scale(m, q), scale(m, k), pairs)
+    weights = softmax(m, scores)
+    del scores
+    return cast(m, bmm(m, weights, v, how.tokens * a.heads * a.value_dim), how.width)
 
 
 def _eager(m: Memory, how: How, a: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

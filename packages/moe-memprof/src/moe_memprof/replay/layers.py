@@ -71,8 +71,8 @@ def _shared(m: Memory, how: How, e: Experts, x: Tensor) -> Tensor | None:
 
 def decoder_layer(m: Memory, how: How, layer: Layer, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Norm, mixer, residual; norm, feed-forward, residual; norms beyond the two stand after mixer and feed-forward."""
-    if how.written.layer == "sandwich":
-        return _sandwich(m, how, layer, x, cos, sin)
+    if how.written.layer == "sandwich" and isinstance(layer.mixer, Attention):
+        return _sandwich(m, how, layer, layer.mixer, x, cos, sin)
     before, after = how.written.norms == "before", layer.norms > 2 or how.written.norms == "after"
     if layer.mixer is not None:
         h = norm(m, how, x, how.hidden) if before else x
@@ -95,27 +95,23 @@ def decoder_layer(m: Memory, how: How, layer: Layer, x: Tensor, cos: Tensor, sin
     return _joined(m, how, x, out)
 
 
-def _sandwich(m: Memory, how: How, layer: Layer, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _sandwich(m: Memory, how: How, layer: Layer, mixer: Attention, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Gemma 4: a norm before and after each block; a dense MLP and experts side by side, each with its own, the router on the stream."""
-    assert isinstance(layer.mixer, Attention)
     h = norm(m, how, x, how.hidden)
-    h = norm(m, how, attention(m, how, layer.mixer, h, cos, sin), how.hidden)
+    h = norm(m, how, attention(m, how, mixer, h, cos, sin), how.hidden)
     x = _joined(m, how, x, h)
     h = norm(m, how, x, how.hidden)
-    if layer.beside is not None:
-        assert isinstance(layer.feed_forward, Experts)
-        first = dense(m, how, layer.beside, h)
-        h = norm(m, how, first, how.hidden)
-        routing = route(m, how, layer.feed_forward, x)
+    fed, beside = layer.feed_forward, layer.beside
+    if isinstance(fed, Experts):
+        if beside is not None:
+            h = norm(m, how, dense(m, how, beside, h), how.hidden)
+        routing = route(m, how, fed, x)
         inner = norm(m, how, x, how.hidden)
-        run = _implementation(how, layer.feed_forward)
-        second = norm(m, how, run(m, how, layer.feed_forward, inner, routing.weights), how.hidden)
-        h = add(m, h, second)
-    else:
-        assert isinstance(layer.feed_forward, Dense)
-        h = dense(m, how, layer.feed_forward, h)
-    out = norm(m, how, h, how.hidden)
-    return _joined(m, how, x, out)
+        second = _implementation(how, fed)(m, how, fed, inner, routing.weights)
+        h = add(m, h, norm(m, how, second, how.hidden))
+    elif fed is not None:
+        h = dense(m, how, fed, h)
+    return _joined(m, how, x, norm(m, how, h, how.hidden))
 
 
 def _joined(m: Memory, how: How, x: Tensor, out: Tensor) -> Tensor:
