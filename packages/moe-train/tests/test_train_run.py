@@ -170,6 +170,15 @@ class TestFinished:
             assert said in text
 
 
+@pytest.mark.parametrize(("busy", "threads", "warned"), [(90, 2, True), (5, 2, False), (90, 1, False)])
+def test_a_busy_machine_is_said(finished: tuple[Outcome, str], busy: float, threads: int, warned: bool) -> None:
+    run = finished[0].run
+    shown, text = screen()
+    there = read_json(run / "environment.json") | {"cpu_busy": busy, "threads": threads}
+    shown.header(there, read_json(run / "data.json"), run)
+    assert ("threads=1 may be" in text.getvalue()) == warned
+
+
 def test_many_tasks_are_summed_up() -> None:
     few = {f"t{i}": 10 - i for i in range(8)}
     assert _by_task(few).startswith(" (10 t0, 9 t1, ")

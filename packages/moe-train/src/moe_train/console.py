@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from moe_train.workflow import Outcome
 
 _COLOURS = {"better": "green", "equivalent": "cyan", "worse": "red", "not enough data": "yellow"}
+_BUSY = 40
+"""Percent of the cores that others take, from which on threads that wait for one another are said to cost time."""
 
 
 class Screen:
@@ -42,6 +44,11 @@ class Screen:
             f"{where}, {size(e['memory_available'])} of memory free, Python {e['python']}, "
             f"torch {packages['torch']}, transformers {packages['transformers']}, peft {packages['peft']}",
         )
+        if e["device"] == "cpu" and e["threads"] > 1 and e["cpu_busy"] > _BUSY:
+            table.add_row(
+                "",
+                f"[yellow]other programs take {e['cpu_busy']:.0f} % of the cores: threads=1 may be many times faster[/]",
+            )
         train, items = data["train"], data["test_items"]
         table.add_row(
             "train",

@@ -204,6 +204,7 @@ def environment(device: str, folder: Path) -> dict[str, Any]:
         "platform": platform.platform(),
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "cpu_busy": psutil.cpu_percent(interval=0.3),  # this process waits meanwhile: it is what others take
         "memory_total": psutil.virtual_memory().total,
         "memory_available": psutil.virtual_memory().available,
         "disk_free": shutil.disk_usage(folder).free,
