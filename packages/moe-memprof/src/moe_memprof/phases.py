@@ -34,7 +34,7 @@ FORMULAS = {
     "loss": "positions with a loss · V in fp32: log-softmax, its gradient, and the gradient of the logits",
     "residual stream": "T · H per layer: what is kept of a layer under checkpointing, and the sum that runs through all",
     "gradients": "trainable parameters whose backward pass is over",
-    "state mixer": "streams of T · width in fp32, by count",
+    "state mixer": "what its code keeps of its streams, in fp32 where it works in fp32",
     "masks": "T · length elements: the kernel takes the mask as numbers, made in every layer",
     "positions": "cosines and sines of the rotary embedding",
 }
@@ -109,11 +109,7 @@ def allocator_part(spec: RunSpec, parts: Sequence[Part]) -> list[Part]:
 
 
 def finished(name: PhaseName, moment: str, parts: Sequence[Part], spec: RunSpec) -> Phase:
-    """A phase with what the user knows better put in, the allocator's share, and the buffer that was asked for.
-
-    Raises:
-        MemprofError: when an override names a part that no phase has (checked over all phases by `estimate`).
-    """
+    """A phase with what the user knows better put in, the allocator's share, and the buffer that was asked for."""
     known = [
         part if part.name not in spec.overrides
         else replace(part, bytes=spec.overrides[part.name], kind="given", formula="given by the user")

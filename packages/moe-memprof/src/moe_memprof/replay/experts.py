@@ -8,7 +8,7 @@ from __future__ import annotations
 from moe_memprof.architectures.base import Experts
 from moe_memprof.replay.engine import F32, INDEX, Grads, Memory, Tensor, fresh, record, weight
 from moe_memprof.replay.how import How
-from moe_memprof.replay.linears import linear
+from moe_memprof.replay.linears import dequantised_product, linear
 from moe_memprof.replay.ops import (
     add,
     cast,
@@ -43,7 +43,7 @@ def _expert_weight(m: Memory, how: How, e: Experts, inputs: int, outputs: int) -
 def _project(m: Memory, how: How, e: Experts, x: Tensor, rows: int, inputs: int, outputs: int) -> Tensor:
     """One grouped product, with low-rank ones beside it where experts are adapted without building ΔW."""
     if how.expert_bits:
-        out = _dequantised_product(m, how, e, x, rows, inputs, outputs)
+        out = dequantised_product(m, how, x, e.count * inputs * outputs, rows * outputs)
     else:
         out = grouped_matmul(m, x, _expert_weight(m, how, e, inputs, outputs), rows, outputs, e.count)
     if not (how.adapts_experts and how.rank and how.expert_lora == "grouped"):
@@ -54,22 +54,6 @@ def _project(m: Memory, how: How, e: Experts, x: Tensor, rows: int, inputs: int,
     update = scale(m, grouped_matmul(m, low, b, rows, outputs))
     del low
     return add(m, out, update)
-
-
-def _dequantised_product(m: Memory, how: How, e: Experts, x: Tensor, rows: int, inputs: int, outputs: int) -> Tensor:
-    """Frozen quantised experts: whole in 16 bits for the product, and once more in the backward pass."""
-    elements, size, width = e.count * inputs * outputs, x.elements, x.width
-
-    def back(_grads: Grads, _saved: list[Tensor]) -> Grads:
-        whole = fresh(m, elements, how.width, "dequantised weights")
-        grad = fresh(m, size, width)
-        del whole
-        return [grad]
-
-    whole = fresh(m, elements, how.width, "dequantised weights")
-    out = record(m, (rows * outputs, how.width), [x], back)
-    del whole
-    return out
 
 
 def grouped_experts(m: Memory, how: How, e: Experts, x: Tensor, weights: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ def linear(
     rows = x.elements // inputs
     bits = how.linear_bits if quantised else 0
     if bits:
-        out = _quantised(m, how, x, inputs, outputs)
+        out = dequantised_product(m, how, x, inputs * outputs, rows * outputs)
     else:
         out = matmul(m, x, weight(m, inputs * outputs, how.width, trains=how.base_trains), rows)
     if not (adapted and how.rank):
@@ -38,9 +38,17 @@ def linear(
     return cast(m, out, how.width)
 
 
-def _quantised(m: Memory, how: How, x: Tensor, inputs: int, outputs: int) -> Tensor:
-    """The product of bitsandbytes: the weight is dequantised for the product, and once more for the gradient of the input."""
-    rows, elements, size, width = x.elements // inputs, inputs * outputs, x.elements, x.width
+def dequantised_product(m: Memory, how: How, x: Tensor, elements: int, outputs: int) -> Tensor:
+    """A product with a frozen quantised weight, which is in 16 bits for the product, and once more for the gradient of the input.
+
+    Args:
+        m: where it happens.
+        how: the run.
+        x: the input.
+        elements: numbers of the weight.
+        outputs: numbers of the result.
+    """
+    size, width = x.elements, x.width
 
     def back(_grads: Grads, _saved: list[Tensor]) -> Grads:
         whole = fresh(m, elements, how.width, "dequantised weights")
@@ -49,7 +57,7 @@ def _quantised(m: Memory, how: How, x: Tensor, inputs: int, outputs: int) -> Ten
         return [grad]
 
     whole = fresh(m, elements, how.width, "dequantised weights")
-    out = record(m, (rows * outputs, how.width), [x], back)
+    out = record(m, (outputs, how.width), [x], back)
     del whole
     return out
 

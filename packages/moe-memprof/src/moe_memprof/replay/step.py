@@ -7,6 +7,7 @@ together from what each adds and how high it rises.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -103,6 +104,16 @@ def replay(model: Model, how: How, task: Task) -> list[Moment]:
     others = list(dict.fromkeys(model.layers[1:]))
     done = _replay_kinds([*model.layers[:1], *others], model, how, task)
     order = [0, *(1 + others.index(layer) for layer in model.layers[1:])]
+    return compose(done, order)
+
+
+def compose(done: Mapping[str, Stretch], order: Sequence[int]) -> list[Moment]:
+    """The high points of a step from what each of its stretches does.
+
+    Args:
+        done: `forward N` and `backward N` of every kind of layer N, and of embedding and head.
+        order: the kind of each layer.
+    """
     state: Counter[str] = Counter()
     moments: list[Moment] = []
 

@@ -15,8 +15,9 @@ from moe_memprof.estimate import NOT_MODELLED
 from moe_memprof.optimizer import optimizer_memory
 from moe_memprof.phases import evaluate_phase, finished, load_phase, resident_parts, save_phase
 from moe_memprof.plan import Estimate, Part, Phase
+from moe_memprof.replay.step import compose
 from moe_memprof.spec import RunSpec
-from moe_memprof.traced.pattern import Pattern, compose, find_pattern, given_pattern, held
+from moe_memprof.traced.pattern import Pattern, find_pattern, given_pattern, held
 from moe_memprof.traced.result import Traced
 from moe_memprof.weights import Trained, trained
 

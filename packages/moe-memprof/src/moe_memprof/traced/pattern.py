@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from moe_memprof.errors import MemprofError
-from moe_memprof.replay.step import Moment, Stretch
+from moe_memprof.replay.step import Stretch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,30 +60,6 @@ def given_pattern(depths: tuple[int, int], layers: int) -> Pattern:
             f"the second at most the {layers} layers of the model"
         )
     return Pattern(prefix=shallow - period, period=period, layers=layers)
-
-
-def compose(done: Mapping[str, Stretch], order: Sequence[int]) -> list[Moment]:
-    """The high points of a step whose layers do what the given ones of the trace did."""
-    state: Counter[str] = Counter()
-    moments: list[Moment] = []
-
-    def go(name: str, key: str) -> None:
-        stretch = done[key]
-        at_peak = Counter(state)
-        at_peak.update(stretch.rise)
-        rise, change = sum(stretch.rise.values()), sum(stretch.change.values())
-        moments.append(Moment(name=name, parts=at_peak, rise=rise, change=change))
-        state.update(stretch.change)
-
-    go("the embedding", "forward embedding")
-    for i, kind in enumerate(order):
-        go(f"the forward pass of layer {i}", f"forward {kind}")
-    go("the forward pass of head and loss", "forward head")
-    go("the backward pass of head and loss", "backward head")
-    for i, kind in reversed(list(enumerate(order))):
-        go(f"the backward pass of layer {i}", f"backward {kind}")
-    go("the backward pass of the embedding", "backward embedding")
-    return moments
 
 
 def held(done: Mapping[str, Stretch], order: Sequence[int]) -> int:
