@@ -10,7 +10,7 @@ from typing import Any
 
 from moe_bench.answers.expressions import TIME_LIMIT_S, math_verify_version, shared_judge
 from moe_bench.answers.kinds import infer_kind
-from moe_bench.answers.notation import looks_mathematical, normalise, tidy, unboxed
+from moe_bench.answers.notation import as_latex, looks_mathematical, normalise, tidy, unboxed
 from moe_bench.answers.options import letter_of
 from moe_bench.answers.quantities import as_quantity
 from moe_bench.answers.structures import compare, structure
@@ -21,6 +21,9 @@ SCORER_VERSION = 2
 _BOOLEANS = {"yes": True, "true": True, "no": False, "false": False}
 _NAME = r"[A-Za-z](?:_\{?\w+\}?)?(?:\([a-z]\))?"
 _ASSIGNMENT = re.compile(rf"({_NAME})\s*=\s*([^=<>]+)")
+_LONE_NAME = re.compile(r"[A-Za-z]")
+_WORD = re.compile(r"(?<![\\A-Za-z])(?!(?:sqrt|sin|cos|tan|sec|csc|cot|log|exp|max|min|mod|gcd|lcm)\b)[A-Za-z]{3,}")
+_LONE_LETTER = re.compile(r"\(?\s*([A-Z])\s*\)?")
 _ARITHMETIC = re.compile(r"[\d\s.,+*/^(){}-]+")
 
 
@@ -72,6 +75,8 @@ def judge(answer: str, target: str, kind: str | None = None, *, options: Sequenc
             return Judgement(correct=first == second, method="choice")
     if _spelled_alike(answer, target):
         return Judgement(correct=True, method="text")
+    if (lone := _LONE_LETTER.fullmatch(tidy(target))) and (other := _LONE_LETTER.fullmatch(tidy(answer))):
+        return Judgement(correct=lone[1] == other[1], method="choice")  # "(C)" and "C"
     if kind in ("boolean", "choice", "text"):
         return Judgement(correct=False, method="text")
     verdict, method = _exactly(answer, target, ordered=kind != "set")
@@ -81,16 +86,33 @@ def judge(answer: str, target: str, kind: str | None = None, *, options: Sequenc
         return Judgement(correct=False, method=method if verdict is False else "undecided")
     if kind == "number" and _left_undone(answer):
         return Judgement(correct=False, method="text")
-    if math_verify_version() is None or not (looks_mathematical(answer) or looks_mathematical(target)):
+    if math_verify_version() is None or _are_words(answer, target):
         return Judgement(correct=False, method=method if verdict is False else "undecided")
-    found = shared_judge().compare(_marked(target), _marked(answer))
+    # A relation and the set it describes are the same answer ("-2 <= x <= 7" and "[-2, 7]"), whichever side has which.
+    found = shared_judge().compare(_marked(target), _marked(answer), {"set_relation": True})
     decided = "math-verify" if not found.error else method if verdict is False else "undecided"
     return Judgement(correct=found.equal, method=decided, timed_out=found.timed_out)
 
 
+def _are_words(answer: str, target: str) -> bool:
+    """Whether a side is nothing but words, or both have words that differ.
+
+    In math marks words are read as products of their letters, and anagrams would be equal.
+    """
+    if not all(
+        re.search(r"\d", side) or looks_mathematical(side) or _LONE_NAME.fullmatch(tidy(side))
+        for side in (answer, target)
+    ):
+        return True
+    a, b = (sorted(_WORD.findall(tidy(side).casefold())) for side in (answer, target))
+    return a != b and sorted("".join(a)) == sorted("".join(b))
+
+
 def _marked(text: str) -> str:
-    """With math marks around it, unless it has some."""
+    """With math marks around it, unless it has some; calculator notation becomes LaTeX."""
     plain = unboxed(text.strip())
+    if "\\" not in plain or "**" in plain:
+        plain = as_latex(plain)
     if re.search(r"\$.+\$|\\\(.+\\\)|\\\[.+\\\]", plain, re.DOTALL):
         return plain
     return f"${plain.strip('$').rstrip('.')}$"
@@ -115,6 +137,8 @@ def _spelled_alike(answer: str, target: str) -> bool:
 def _exactly(answer: str, target: str, *, ordered: bool) -> tuple[bool | None, str]:
     """The verdict of exact comparison, None where there is none, and by what it was found."""
     x, y = as_quantity(answer), as_quantity(target)
+    if (x is None) != (y is None):  # a space between thousands or a decimal comma, beside a plain number
+        x, y = x or as_quantity(_regrouped(answer)), y or as_quantity(_regrouped(target))
     if x is not None and y is not None:
         return x.same_as(y), "number"
     a, b = structure(answer), structure(target)
@@ -124,6 +148,13 @@ def _exactly(answer: str, target: str, *, ordered: bool) -> tuple[bool | None, s
     if stripped is not None:
         return _exactly(*stripped, ordered=ordered)
     return None, "undecided"
+
+
+def _regrouped(text: str) -> str:
+    plain = tidy(text)
+    if re.match(r"[-+$€£¥]?\d{1,3}(?: \d{3})+(?![\d/])", plain):
+        return re.sub(r"(?<=\d) (?=\d{3}(?!\d))", "", plain)
+    return re.sub(r"^([-+]?\d+),(\d{1,2})(?!\d)", r"\1.\2", plain)
 
 
 def _part(p: str, q: str, *, ordered: bool) -> bool | None:

@@ -25,9 +25,13 @@ _PLAINLY_STATED = re.compile(r"\b(?:answers?|option|choice)\b", re.IGNORECASE)
 _IS_ANSWER = re.compile(
     rf"(?:^|[.!\n]\s*)([^.!\n]{{1,60}}?)\s+is\s+(?:the|our)\s+(?:final\s+|correct\s+)?answer\s*{_END}", re.IGNORECASE
 )
-_MATH = re.compile(r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)|(?<![\\$])\$(?!\s)([^$\n]+?)(?<![\\\s])\$", re.DOTALL)
+_MATH = re.compile(
+    r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)|(?<![\\$])\$(?!\s)([^$\n]+?)(?<![\\\s])\$|(?<![\\$\d])\$\s([^$\n]+?)\s\$",
+    re.DOTALL,
+)
 _BETWEEN_BOXES = re.compile(
-    r"(?:[\s$,;.]|\\[()\[\],;:! ]|\\q?quad|\b(?:and|or)\b|\\text\s*\{\s*(?:,|and|or)?\s*\})*", re.IGNORECASE
+    r"(?:[\s$,;.]|\\[()\[\],;:! ]|\\q?quad|\b(?:and|or)\b|\\text\s*\{[^{}]*?(?:,|\b(?:and|or)\b)?\s*\}|[A-Za-z](?:_\{?\w\}?)?\s*=)*",
+    re.IGNORECASE,
 )
 _LONGEST_BARE = 120
 """Characters of a text that may stand as an answer as it is."""
@@ -39,7 +43,8 @@ class Extraction(NamedTuple):
     answer: str | None
     """None where the text states none."""
     strategy: str
-    """How it was found: hashes, boxed, stated, option, yes/no, math, last number, last line, whole text; none."""
+    """How it was found: hashes, boxed, stated, option, yes/no, math, last result, last
+    number, last line, whole text; none."""
 
 
 _Found = Iterator[tuple[str, str]]
@@ -71,14 +76,11 @@ def _candidates(text: str, kind: str | None) -> _Found:
     boxed = _boxes(text)
     if boxed is not None:
         yield "boxed", boxed
-    said = [(m.end(), m[1].strip().strip("*\"'")) for m in _STATED.finditer(text)]
-    said += [(m.end(), m[1].strip().strip("*\"'")) for m in _IS_ANSWER.finditer(text)]
+    said = [(m.start(1), m[1]) for pattern in (_STATED, _IS_ANSWER) for m in _overlapping(pattern, text)]
     for _, content in sorted(said, reverse=True):
-        yield "stated", content
+        yield "stated", content.strip().strip("*\"'")
     if kind in (None, "number"):
-        numbers = _NUMBER.findall(text)
-        if numbers:
-            yield "last number", numbers[-1].strip()
+        yield from _last_numbers(text)
     elif kind == "choice":
         yield "option", text
     elif kind == "boolean":
@@ -91,6 +93,27 @@ def _candidates(text: str, kind: str | None) -> _Found:
             yield "whole text", lines[0]
         elif lines and kind != "text" and re.search(r"\S\s*[,;]\s*\S", lines[-1]) and len(lines[-1]) <= _LONGEST_BARE:
             yield "last line", lines[-1]
+
+
+def _overlapping(pattern: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:
+    """Matches, and those within their first group: "Final answer: the answer is 5"."""
+    match = pattern.search(text)
+    while match is not None:
+        yield match
+        match = pattern.search(text, max(match.start(1), match.start() + 1))
+
+
+def _last_numbers(text: str) -> _Found:
+    """The result of the last calculation, where the last sentence says it again ("So 34 hours in 4 weeks."); else the last number."""
+    numbers = _NUMBER.findall(text)
+    if not numbers:
+        return
+    results = list(re.finditer(r"=\s*(?:\\?[$€£])?\s*", text))
+    if results and (number := _NUMBER.match(text, results[-1].end())) is not None:
+        sentence = re.split(r"[.!?:](?=\s)|\n|\\\]", text[number.end() :].rstrip())[-1]
+        if as_quantity(number[0]) in map(as_quantity, _NUMBER.findall(sentence)):
+            yield "last result", number[0].strip()
+    yield "last number", numbers[-1].strip()
 
 
 def _boxes(text: str) -> str | None:
@@ -112,18 +135,12 @@ def _boxes(text: str) -> str | None:
 
 def _formulas(text: str) -> _Found:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if (
-        len(lines) == 1
-        and len(text) <= _LONGEST_BARE
-        and not re.search(r"[A-Za-z]{3,}\s+[A-Za-z]{2,}\s+[A-Za-z]", tidy(text))
-    ):
+    if len(lines) == 1 and len(text) <= _LONGEST_BARE:
         yield "whole text", lines[0]
     found = [next(part for part in m.groups() if part) for m in _MATH.finditer(text)]
     if found:
         yield "math", found[-1].strip()
-    numbers = _NUMBER.findall(text)
-    if numbers:
-        yield "last number", numbers[-1].strip()
+    yield from _last_numbers(text)
 
 
 def _any(candidate: str, _options: Sequence[str], _strategy: str) -> str | None:
@@ -153,8 +170,29 @@ def _boolean(candidate: str, _options: Sequence[str], strategy: str) -> str | No
     return find_label(unboxed(candidate), ("yes", "no", "true", "false"), marked=strategy != "yes/no")
 
 
+def _expression(candidate: str, _options: Sequence[str], strategy: str) -> str | None:
+    if strategy in ("hashes", "boxed", "math") or as_quantity(candidate) is not None:
+        return candidate
+    formulas = list(_MATH.finditer(candidate))
+    if len(formulas) == 1 and _in_sentence(_MATH.sub(" ", candidate)):
+        percent = re.match(r"\s*\\?%", candidate[formulas[0].end() :])
+        return formulas[0][0] + ("\\%" if percent else "")
+    if not formulas and _in_sentence(candidate):
+        numbers = _NUMBER.findall(candidate)
+        if not numbers:
+            return candidate if strategy == "stated" else None
+        return str(numbers[0 if strategy == "stated" else -1]).strip()
+    return candidate
+
+
+def _in_sentence(text: str) -> bool:
+    """Whether a text has ordinary words: two beside each other, which no formula has."""
+    return re.search(r"(?<![\\A-Za-z{])[A-Za-z']{2,}[\s,]+[A-Za-z']{2,}|^\s*[A-Za-z]{4,}\s*[:,]?\s*$", text) is not None
+
+
 _FITTING: dict[str, Callable[[str, Sequence[str], str], str | None]] = {
     "number": _number,
     "choice": _choice,
     "boolean": _boolean,
+    "expression": _expression,
 }

@@ -107,6 +107,37 @@ def _braced_fraction(match: re.Match[str]) -> str:
     return rf"\frac{above}{below}"
 
 
+_CALCULATOR = (
+    (re.compile(r"\*\*"), "^"),
+    (re.compile(r"(?<![\\A-Za-z])(pi|infinity|inf|oo)(?![A-Za-z])"), lambda m: r"\pi " if m[1] == "pi" else r"\infty "),
+    (re.compile(r"(?<![\\A-Za-z])(sin|cos|tan|log|ln|exp)(?=\()"), lambda m: "\\" + m[1]),
+)
+
+
+def as_latex(text: str) -> str:
+    r"""Calculator notation in LaTeX: `sqrt(x)` as `\sqrt{x}`, `x**(1/2)` as `x^{1/2}`, `pi` as `\pi`; the rest as it is."""
+    for pattern, replacement in _CALCULATOR:
+        text = pattern.sub(replacement, text)
+    for opening, latex in (("sqrt(", r"\sqrt{"), ("^(", "^{")):
+        begin = text.find(opening)
+        while begin >= 0:
+            end = _closing(text, begin + len(opening))
+            if end is None or (begin and text[begin - 1] == "\\"):
+                break
+            text = text[:begin] + latex + text[begin + len(opening) : end] + "}" + text[end + 1 :]
+            begin = text.find(opening, begin + len(latex))
+    return text
+
+
+def _closing(text: str, position: int) -> int | None:
+    depth = 1
+    for place in range(position, len(text)):
+        depth += (text[place] == "(") - (text[place] == ")")
+        if depth == 0:
+            return place
+    return None
+
+
 def looks_mathematical(text: str) -> bool:
     """Whether a text has signs of an expression: a LaTeX command, a power, a relation, or an operator beside a digit or bracket."""
     return bool(

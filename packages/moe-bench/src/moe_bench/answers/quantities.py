@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 from moe_bench.answers.notation import normalise, tidy
 
-_DIGITS = r"(?:\d{1,3}(?:,\s?\d{3})+(?!\d)|\d{1,3}(?:\ \d{3})+(?![\d/.])|\d+)"
+_DIGITS = r"(?:\d{1,3}(?:,\s?\d{3})+(?!\d)|\d+)"
 _DECIMAL = rf"(?:{_DIGITS}(?:\.\d+)?|\.\d+)\.?(?!\d)"
+_CUT_AFTER = 6
+"""Decimal places from which on a decimal is taken for the rounding, or the cutting off, of what no decimal can write."""
 _QUANTITY = re.compile(
     rf"""
     (?P<sign>[-+]?)\s*(?P<currency>[$€£¥])?\s*(?P<sign2>[-+]?)\s*
@@ -28,8 +30,8 @@ _UNIT = re.compile(
 )
 # Words that would make something else than a unit of what follows a number.
 _NOT_UNITS = frozenset(
-    ["and", "or", "not", "than", "less", "more", "if", "when", "x", "y", "z", "n", "i", "e"]
-    + ["sqrt", "sin", "cos", "tan", "log", "ln", "exp", "pi", "mod", "frac"]
+    {"and", "or", "not", "than", "less", "more", "if", "when", "x", "y", "z", "n", "i", "e"}
+    | {"sqrt", "sin", "cos", "tan", "log", "ln", "exp", "pi", "mod", "frac"}
 )
 
 
@@ -41,25 +43,31 @@ class Quantity(NamedTuple):
     unit: str
     """In lower case, singular, "" for none; "m", "cm^2", "dollar", "apple"."""
     percent: bool
+    places: int = 0
+    """Decimal places that were written; 0 for what is no decimal."""
 
     def same_as(self, other: Quantity) -> bool:
         """Whether both are the same quantity.
 
         A unit that stands on one side only does not matter, nor does a percent sign there: "12%" and "12" state the same
         answer to "how many percent", "12%" and "0.12" the same to "what share". Units of one dimension are converted
-        ("1.5 km", "1500 m"); units that are different words are different quantities, whatever their numbers.
+        ("1.5 km", "1500 m"); units that are different words are different quantities, whatever their numbers. Values are compared
+        exactly, but for a decimal of six places or more, which may be the rounding of the other ("0.333333", "1/3").
         """
         if self.percent != other.percent:
             # 12% is 0.12, and is "12" where percent are asked for.
             plain, marked = (other, self) if self.percent else (self, other)
             return marked.value in (plain.value, plain.value / 100)
         if not self.unit or not other.unit or self.unit == other.unit:
-            return self.value == other.value
+            return self.value == other.value or self._rounds(other) or other._rounds(self)
         here, there = _UNITS.get(self.unit), _UNITS.get(other.unit)
         if here is not None and there is not None:
             return here[0] == there[0] and self.value * here[1] == other.value * there[1]
         mine, theirs = set(self.unit.split()), set(other.unit.split())
         return self.value == other.value and here is None and there is None and (mine <= theirs or theirs <= mine)
+
+    def _rounds(self, other: Quantity) -> bool:
+        return self.places >= _CUT_AFTER > other.places and abs(self.value - other.value) < Fraction(1, 10**self.places)
 
 
 def _units() -> dict[str, tuple[str, Fraction]]:
@@ -101,14 +109,14 @@ def _units() -> dict[str, tuple[str, Fraction]]:
     add("money", 1, "dollar", "usd")
     add("money", Fraction(1, 100), "cent", "penny", "pennie")
     add("euro", 1, "euro", "eur")
-    add("sterling", 1, "sterling", "gbp")
     add("yen", 1, "yen", "jpy")
     add("angle", 1, "degree", "°", "deg")
     return table
 
 
 _UNITS = _units()
-_CURRENCIES = {"$": "dollar", "€": "euro", "£": "sterling", "¥": "yen"}
+_FIRST_NAMES = {measure: name for name, measure in reversed(_UNITS.items())}
+_CURRENCIES = {"$": "dollar", "€": "euro", "£": "pound", "¥": "yen"}
 
 
 def as_quantity(answer: str) -> Quantity | None:
@@ -137,7 +145,9 @@ def as_quantity(answer: str) -> Quantity | None:
     currency = _CURRENCIES.get(match["currency"] or "", "")
     if currency and unit and unit.split()[0] not in (currency, "usd", "pound"):
         unit = ""  # "$5 per hour": the currency says what it is
-    return Quantity(value, currency or unit, percent is not None)
+    _, point, decimals = (match["e"] or "").rstrip(".").partition(".")
+    written = len(decimals) if point and not match["power"] and not match["power2"] else 0
+    return Quantity(value, currency or unit, percent is not None, written)
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
@@ -176,15 +186,18 @@ def _unit(rest: str) -> str | None:
         return None
     if len(words) == 1 and len(words[0]) == 1 and (words[0] not in _UNITS or not rest[0].isspace()):
         return None  # "5m" may be five times m, "5x" is no quantity
-    words = [_singular(word) for word in words]
+    if words in (["mph"], ["kph"], ["kmh"]):
+        words = ["mile" if words == ["mph"] else "km", "h"]
+    words = [_canonical(word) for word in words if word != "per" or len(words) == 1]
     power = {"": "", "²": "^2", "³": "^3"}.get(match["power"], "^" + match["power"].strip("^{} "))
     return " ".join(words) + power
 
 
-def _singular(word: str) -> str:
-    if word in _UNITS or len(word) < 3 or not word.endswith("s") or word.endswith("ss"):
-        return word
-    return word[:-1]
+def _canonical(word: str) -> str:
+    """A unit's first name in the table, another word in the singular."""
+    if word not in _UNITS and len(word) > 2 and word.endswith("s") and not word.endswith("ss"):
+        word = word[:-1]
+    return _FIRST_NAMES.get(_UNITS[word], word) if word in _UNITS else word
 
 
 def as_number(answer: str) -> Fraction | None:
