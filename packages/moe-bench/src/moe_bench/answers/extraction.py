@@ -33,6 +33,9 @@ _BETWEEN_BOXES = re.compile(
     r"(?:[\s$,;.]|\\[()\[\],;:! ]|\\q?quad|\b(?:and|or)\b|\\text\s*\{[^{}]*?(?:,|\b(?:and|or)\b)?\s*\}|[A-Za-z](?:_\{?\w\}?)?\s*=)*",
     re.IGNORECASE,
 )
+_LONGEST_LINE = 500
+"""Characters of a text of one line, without a sentence's end in it, that may stand as an answer of words."""
+_FINALLY = re.compile(r"\bfinal\s+answer\b", re.IGNORECASE)
 _LONGEST_BARE = 120
 """Characters of a text that may stand as an answer as it is."""
 
@@ -73,12 +76,16 @@ def extract_answer(text: str, kind: str | None = None, *, options: Sequence[str]
 def _candidates(text: str, kind: str | None) -> _Found:
     for content in reversed(_HASHES.findall(text)):
         yield "hashes", content
-    boxed = _boxes(text)
-    if boxed is not None:
-        yield "boxed", boxed
-    said = [(m.start(1), m[1]) for pattern in (_STATED, _IS_ANSWER) for m in _overlapping(pattern, text)]
-    for _, content in sorted(said, reverse=True):
-        yield "stated", content.strip().strip("*\"'")
+    box = last_boxed(text)
+    said = [(m.start(1), m) for pattern in (_STATED, _IS_ANSWER) for m in _overlapping(pattern, text)]
+    stated = [
+        (at, m[1].strip().strip("*\"'"), _FINALLY.search(text, max(0, m.start() - 8), m.start(1)) is not None)
+        for at, m in sorted(said, key=lambda s: -s[0])
+    ]
+    if box is not None:  # a box in the middle is an interim result where a "final answer" comes after it
+        yield from (("stated", content) for at, content, final in stated[:1] if final and at > box.end)
+        yield "boxed", _boxes(text, box)
+    yield from (("stated", content) for _, content, _ in stated)
     if kind in (None, "number"):
         yield from _last_numbers(text)
     elif kind == "choice":
@@ -89,7 +96,7 @@ def _candidates(text: str, kind: str | None) -> _Found:
         yield from _formulas(text)
     elif kind in ("list", "set", "text"):
         lines = [line.strip() for line in text.splitlines() if line.strip()]
-        if len(lines) == 1 and len(lines[0]) <= _LONGEST_BARE:
+        if len(lines) == 1 and len(lines[0]) <= _LONGEST_LINE and not re.search(r"[a-z]{2}[.!?:]\s+\S", lines[0]):
             yield "whole text", lines[0]
         elif lines and kind != "text" and re.search(r"\S\s*[,;]\s*\S", lines[-1]) and len(lines[-1]) <= _LONGEST_BARE:
             yield "last line", lines[-1]
@@ -116,12 +123,9 @@ def _last_numbers(text: str) -> _Found:
     yield "last number", numbers[-1].strip()
 
 
-def _boxes(text: str) -> str | None:
+def _boxes(text: str, last: Boxed) -> str:
     """The content of the last box; of several boxes with nothing but commas and "and" between them, all, separated by commas."""
-    box = last_boxed(text)
-    if box is None:
-        return None
-    run: list[Boxed] = [box]
+    run = [last]
     while (before := last_boxed(text, run[0].begin)) is not None:
         if not _BETWEEN_BOXES.fullmatch(text, before.end, run[0].begin):
             break

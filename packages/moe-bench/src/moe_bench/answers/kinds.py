@@ -44,7 +44,7 @@ def infer_kind(target: str) -> str:
         return "choice"
     if as_quantity(target) is not None:
         return "number"
-    if looks_mathematical(target):
+    if looks_mathematical(target) and re.search(r"\w", plain):
         return "expression"
     if re.search(r"\S\s*[,;]\s*\S", plain):
         return "list"

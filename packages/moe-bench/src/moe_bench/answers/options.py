@@ -46,53 +46,74 @@ def letter_of(answer: str, options: Sequence[str] = ()) -> str | None:
 
 
 def find_option(text: str, options: Sequence[str], *, marked: bool) -> str | None:
-    """The option that a text names, as it writes it.
+    """The option that a text names, as it writes it; None where it names none.
+
+    A marked answer that names several ("A or B"), or none that there is ("none of these"), is the answer as it stands: compared as
+    words it equals no single option. Of a text that is not marked, the last sentence counts, or the whole where it is the only
+    option that is named.
 
     Args:
         text: an answer, or a whole output.
         options: texts in the order of their letters, or names; may be empty.
-        marked: whether the text was marked as the answer: then its first option counts, else its last.
+        marked: whether the text was marked as the answer.
     """
-    plain = tidy(text) if marked else text
-    if marked and letter_of(plain, options) is not None:
-        return plain
-    which = 0 if marked else -1
+    if marked:
+        plain = tidy(text)
+        if letter_of(plain, options) is not None:
+            return plain
+        return _only_option(plain, options) or plain
+    return _only_option(last_sentence(text), options) or _only_option(text, options)
+
+
+def last_sentence(text: str) -> str:
+    """The last sentence or line of a text."""
+    return re.split(r"(?<=[.!?])\s+(?=\S)|\n", text.strip())[-1]
+
+
+def _only_option(text: str, options: Sequence[str]) -> str | None:
     for pattern in (_IN_BRACKETS, _SAID, _LEADING):
-        found = [m[1].upper() for m in pattern.finditer(plain) if _exists(m[1].upper(), options)]
+        found = {m[1].upper() for m in pattern.finditer(text)}
+        found = {letter for letter in found if not options or ord(letter) - ord("A") < len(options)}
         if found:
-            return str(found[which])
-    label = find_label(plain, options, marked=marked) if options else None
-    if label is None and not options and marked:
-        return plain  # named options that nobody listed: compared as words
-    return label
+            return found.pop() if len(found) == 1 else None
+    return _only_label(text, options)
 
 
-def _exists(letter: str, options: Sequence[str]) -> bool:
-    return not options or ord(letter) - ord("A") < len(options)
+def _only_label(text: str, labels: Sequence[str]) -> str | None:
+    named = {name for name, _ in _named(text, labels)}
+    return named.pop() if len(named) == 1 else None
 
 
 def find_label(text: str, labels: Sequence[str], *, marked: bool) -> str | None:
-    """The label that a text names: of a marked answer its first, of a whole text one at its very beginning, else the last.
+    """The label that a text names: of a marked answer its first; else one that the text begins with and that stands by itself ("Yes,
+    because ..."), or the only one that its last sentence names; None where it names none.
 
-    "Not true" and the like are read as the opposite. Longer labels win over shorter ones within them.
+    "Is not true" and "is not false" are read as the opposite. Longer labels win over shorter ones within them.
     """
-    ordered = sorted(labels, key=len, reverse=True)
-    if not ordered:
-        return None
-    pattern = re.compile(
-        r"(?<![\w'])(not\s+)?(" + "|".join(re.escape(label) for label in ordered) + r")(?![\w'])", re.IGNORECASE
-    )
-    found = list(pattern.finditer(text))
+    found = _named(text, labels)
     if not found:
         return None
-    first = found[0]
-    leads = first.start() <= len(text) - len(text.lstrip(" \t\n*\"'("))
-    match = first if marked or (leads and re.match(r"\s*[.,!:;*\"')]|\s*\n|$", text[first.end() :])) else found[-1]
-    said = match[2].casefold()
-    name = next(label for label in labels if label.casefold() == said)
-    if match[1]:
-        return _OPPOSITE.get(said)
-    return name
+    if marked:
+        return found[0][0]
+    name, match = found[0]
+    begins = not text[: match.start()].strip(" \t\n*\"'(")
+    if begins and re.match(r"\s*[.,!:;*\"')]|\s*\n|\s*$", text[match.end() :]):
+        return name
+    return _only_label(last_sentence(text), labels)
+
+
+def _named(text: str, labels: Sequence[str]) -> list[tuple[str, re.Match[str]]]:
+    """The labels in a text, in its order."""
+    if not labels:
+        return []
+    longest_first = "|".join(re.escape(label) for label in sorted(labels, key=len, reverse=True))
+    pattern = re.compile(rf"(?<![\w'])((?:is|are|was|be)\s+not\s+)?({longest_first})(?![\w'])", re.IGNORECASE)
+    found = []
+    for match in pattern.finditer(text):
+        said = match[2].casefold()
+        opposite = _OPPOSITE.get(said) if match[1] else None
+        found.append((opposite or next(label for label in labels if label.casefold() == said), match))
+    return found
 
 
 _OPPOSITE = {"true": "false", "false": "true"}
