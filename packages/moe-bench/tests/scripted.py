@@ -24,8 +24,8 @@ class Scripted:
     def settings(self) -> dict[str, Any]:
         return {"decoding": "script", "max_new_tokens": self.limit}
 
-    def answer(self, prompts: Sequence[str]) -> Iterator[list[Answer]]:
-        for begin in range(0, len(prompts), self.batch_size):
+    def answer(self, requests: Sequence[Any], watch: Any = None) -> Iterator[list[Answer]]:
+        for begin in range(0, len(requests), self.batch_size):
             time.sleep(self.delay)
-            batch = range(begin, min(begin + self.batch_size, len(prompts)))
-            yield [Answer(i, f"The answer is {self.script[prompts[i]]}.", 5, True) for i in batch]
+            batch = range(begin, min(begin + self.batch_size, len(requests)))
+            yield [Answer(i, f"The answer is {self.script[requests[i].prompt]}.", 5, True) for i in batch]

@@ -77,8 +77,8 @@ def test_damage_in_the_middle_and_foreign_folders_are_refused(tmp_path) -> None:
     (tmp_path / "b" / "samples.jsonl").write_text("")
     with pytest.raises(BenchError, match=r"no run\.json"):
         run_items(Scripted(SCRIPT), ITEMS, tmp_path / "b", suite="s", model_name="m")
-    (tmp_path / "a" / "run.json").write_text('{"schema": "moe-bench/run@2"}')
-    with pytest.raises(BenchError, match="run@2"):
+    (tmp_path / "a" / "run.json").write_text('{"schema": "moe-bench/run@3"}')
+    with pytest.raises(BenchError, match="run@3"):
         read_header(tmp_path / "a")
     (tmp_path / "a" / "run.json").write_text("{")
     with pytest.raises(BenchError, match="damaged"):

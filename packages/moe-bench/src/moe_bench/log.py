@@ -1,99 +1,104 @@
 """A run on disk: a header that says what was asked, and one line for each answer.
 
-`run.json` is written once, at the start; `samples.jsonl` only grows. A killed run loses at most the batch it was in.
+`run.json` is written once, at the start; `samples.jsonl` only grows. A killed run loses at most the batch it was in. Several
+processes write a file each in `parts/`, which the first of them puts into samples.jsonl.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import platform
-import shutil
-import subprocess
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from importlib import metadata
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from moe_bench import __version__
-from moe_bench.answers import SCORER_VERSION
 from moe_bench.errors import BenchError
-from moe_bench.item import Item
+from moe_bench.header import READABLE, SCHEMA, item_set_hash, make_header
 
-SCHEMA = "moe-bench/run@1"
+__all__ = [
+    "SCHEMA", "Key", "append_samples", "collect_parts", "item_set_hash", "key_of", "locked", "make_header", "open_run",
+    "part_of", "read_header", "read_samples", "replace_text",
+]  # fmt: skip
+
 # A header that differs in one of these answers other questions, or in another way.
 _IDENTITY = ("schema", "suite", "model", "items", "settings", "scorer")
+_SAMPLES = "samples.jsonl"
 
 
-def item_set_hash(items: Iterable[Item]) -> str:
-    """Hash of a set of items, whatever their order."""
-    return hashlib.sha256("\n".join(sorted(item.id for item in items)).encode()).hexdigest()[:16]
+class Key(NamedTuple):
+    """Which answer a line holds."""
+
+    item: str
+    """Id of the item: the hash of its prompt and target."""
+    sample: int
+    """Number of the answer among those to the same item."""
 
 
-def make_header(*, suite: str, model: str, items: Sequence[Item], settings: dict[str, Any]) -> dict[str, Any]:
-    """What a run's answers depend on, and where it ran."""
-    return {
-        "schema": SCHEMA,
-        "suite": suite,
-        "model": model,
-        "items": {"count": len(items), "hash": item_set_hash(items)},
-        "settings": settings,
-        "scorer": SCORER_VERSION,
-        "versions": {
-            "python": platform.python_version(),
-            "moe-bench": __version__,
-            **{name: _version(name) for name in ("torch", "transformers", "peft")},
-        },
-        "machine": {"platform": platform.platform(), "cpus": os.cpu_count()},
-        "git_revision": _git_revision(),
-    }
+def key_of(sample: Mapping[str, Any]) -> Key:
+    """Which answer a line of samples.jsonl holds."""
+    return Key(sample["id"], sample.get("sample", 0))
 
 
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _git_revision() -> str | None:
-    git = shutil.which("git")
-    if git is None:
-        return None
-    found = subprocess.run([git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return found.stdout.strip() or None
-
-
-def open_run(folder: Path, header: dict[str, Any]) -> set[str]:
-    """Begin a run in a folder, or go on with the one there; returns the ids of the items answered already.
+def open_run(folder: Path, header: dict[str, Any]) -> set[Key]:
+    """Begin a run in a folder, or go on with the one there; returns which answers are there already.
 
     Raises:
         BenchError: when the folder holds a run of other items or settings, naming what differs.
     """
     path = folder / "run.json"
     if path.is_file():
-        before = read_header(folder)
-        different = [key for key in _IDENTITY if before.get(key) != header[key]]
-        if different:
-            raise BenchError(f"run {folder}: was begun with another {' and '.join(different)}; choose another folder")
+        _refuse_another(folder, read_header(folder), header)
     else:
-        if (folder / "samples.jsonl").exists():
+        if (folder / _SAMPLES).exists():
             raise BenchError(f"run {folder}: has samples but no run.json; choose another folder")
         with _written(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            temporary = folder / ".run.json.tmp"
-            try:
-                with temporary.open("w", encoding="utf-8") as file:
-                    json.dump(header, file, indent=1)
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
-    _drop_torn_line(folder / "samples.jsonl")
-    return {sample["id"] for sample in read_samples(folder)}
+            replace_text(path, json.dumps(header, indent=1))
+    _drop_torn_line(folder / _SAMPLES)
+    return {key_of(sample) for sample in read_samples(folder)}
+
+
+def _refuse_another(folder: Path, before: dict[str, Any], header: dict[str, Any]) -> None:
+    different = [key for key in _IDENTITY if before.get(key) != header[key]]
+    if not different:
+        return
+    told = ""
+    if "settings" in different:
+        a, b = before.get("settings", {}), header["settings"]
+        names = sorted(k for k in {*a, *b} if a.get(k) != b.get(k))
+        told = " (" + ", ".join(f"{k}: {a.get(k)!r} there, {b.get(k)!r} now" for k in names)[:300] + ")"
+    raise BenchError(f"run {folder}: was begun with another {' and '.join(different)}{told}; choose another folder")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other commands out of a run's folder; the lock goes with the process, however that ends.
+
+    Raises:
+        BenchError: when another command is at work there.
+    """
+    if sys.platform == "win32":  # a folder cannot be locked there
+        yield
+        return
+    import fcntl
+
+    with _written(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BenchError(
+                f"run {folder}: another command is writing to it; wait for it, or choose another folder"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -107,6 +112,19 @@ def _written(folder: Path) -> Iterator[None]:
         ) from error
 
 
+def replace_text(path: Path, text: str) -> None:
+    """Write a file at once: a stop leaves the old one, none or the new."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def _drop_torn_line(path: Path) -> None:
     if not path.is_file():
         return
@@ -118,13 +136,43 @@ def _drop_torn_line(path: Path) -> None:
             os.fsync(file.fileno())
 
 
-def append_samples(folder: Path, samples: Iterable[dict[str, Any]]) -> None:
-    """Add lines to samples.jsonl and put them on the disk."""
+def append_samples(folder: Path, samples: Iterable[dict[str, Any]], *, part: str = "") -> None:
+    """Add lines to samples.jsonl, or to a part of it, and put them on the disk."""
     data = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples).encode()
-    with _written(folder), (folder / "samples.jsonl").open("ab") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    path = folder / (part or _SAMPLES)
+    with _written(folder):
+        path.parent.mkdir(exist_ok=True)
+        with path.open("ab") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def part_of(rank: int, world: int) -> str:
+    """The file of one of several processes, within the run's folder."""
+    return f"parts/{rank}-of-{world}.jsonl"
+
+
+def collect_parts(folder: Path, order: Mapping[Key, int]) -> None:
+    """Put what the parts hold into samples.jsonl, in this order, and remove them.
+
+    Safe to be killed at any point: parts go only when all of them is there, and what is there already is not put there again.
+    """
+    parts = sorted((folder / "parts").glob("*.jsonl"))
+    if not parts:
+        return
+    for path in parts:
+        _drop_torn_line(path)
+    there = {key_of(sample) for sample in read_samples(folder)}
+    found = {key_of(sample): sample for path in parts for sample in _read_lines(path)}
+    new = sorted((key for key in found if key not in there), key=lambda key: order.get(key, len(order)))
+    if new:
+        append_samples(folder, [found[key] for key in new])
+    with _written(folder):
+        for path in parts:
+            path.unlink()
+        with suppress(OSError):
+            (folder / "parts").rmdir()
 
 
 def read_header(folder: Path) -> dict[str, Any]:
@@ -140,26 +188,27 @@ def read_header(folder: Path) -> dict[str, Any]:
         header: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError:
         raise BenchError(f"run {path}: damaged, not JSON") from None
-    if header.get("schema") != SCHEMA:
+    if header.get("schema") not in READABLE:
         raise BenchError(
-            f"run {path}: written as {header.get('schema')}, this version reads {SCHEMA}; upgrade moe-bench"
+            f"run {path}: written as {header.get('schema')}, this version reads {' and '.join(READABLE)}; upgrade moe-bench"
         )
     return header
 
 
 def read_samples(folder: Path) -> list[dict[str, Any]]:
-    """The answered items of a run; a torn last line is left out.
+    """The answers of a run; a torn last line is left out.
 
     Raises:
         BenchError: for a damaged line in the middle.
     """
-    path = folder / "samples.jsonl"
+    return list(_read_lines(folder / _SAMPLES))
+
+
+def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
     if not path.is_file():
-        return []
-    samples = []
+        return
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
         try:
-            samples.append(json.loads(line))
+            yield json.loads(line)
         except json.JSONDecodeError:
             raise BenchError(f"run {path}:{number}: damaged, not JSON") from None
-    return samples

@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from moe_bench.compare import Comparison
 
@@ -66,27 +67,82 @@ def _power(c: Comparison) -> str:
 
 
 def render_run(console: Console, header: dict[str, Any], samples: Sequence[dict[str, Any]]) -> None:
-    """A run's accuracy by task, with Wilson intervals."""
-    from moe_bench.stats import wilson_interval
-
+    """A run's accuracy by task, with Wilson intervals; with several answers to an item, intervals over items."""
+    several = any(sample.get("sample", 0) for sample in samples)
     table = Table(title=f"{header['model']} on {header['suite']}", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for heading in ("task", "items", "right", "95 % interval", "cut off", "tokens/item"):
+    for heading in (
+        "task",
+        "items",
+        *(["answers"] if several else []),
+        "right",
+        "95 % interval",
+        "cut off",
+        "tokens/answer",
+    ):
         table.add_column(heading, justify="left" if heading in {"task", "right"} else "right")
-    tasks = list(dict.fromkeys(sample["task"] for sample in samples))
+    tasks = sorted({sample["task"] for sample in samples})
     for task in [*tasks, None] if len(tasks) > 1 else tasks:
         rows = [s for s in samples if task in (None, s["task"])]
-        right = sum(s["correct"] for s in rows)
-        low, high = wilson_interval(right, len(rows))
+        items = len({s["id"] for s in rows})
+        low, high = _interval(rows)
+        counted = [s["tokens"] for s in rows if s["tokens"] is not None]
         table.add_row(
             "all" if task is None else task,
-            str(len(rows)),
-            bar(right / len(rows), "blue"),
+            str(items),
+            *([str(len(rows))] if several else []),
+            bar(sum(s["correct"] for s in rows) / len(rows), "blue"),
             f"{low:.0%} to {high:.0%}",
             str(sum(not s["ended"] for s in rows)),
-            f"{sum(s['tokens'] for s in rows) / len(rows):.0f}",
+            f"{sum(counted) / len(counted):.0f}" if counted else "not said",
             style="bold" if task is None else "",
         )
     console.print(table)
+    for name, reason in header.get("broken_plugins", {}).items():
+        console.print(f"[yellow]plug-in {name} cannot be used:[/] {reason}", highlight=False)
+    if header.get("settings", {}).get("not_applied"):
+        console.print(f"[dim]of the model's generation_config not applied: {header['settings']['not_applied']}[/]")
+
+
+def _interval(rows: Sequence[dict[str, Any]]) -> tuple[float, float]:
+    """Wilson's interval; where items have several answers, that of Student's t over the items' shares, since answers to one
+    item go together.
+    """
+    from moe_bench.stats import wilson_interval
+
+    by_item: dict[str, list[bool]] = {}
+    for row in rows:
+        by_item.setdefault(row["id"], []).append(row["correct"])
+    if all(len(answers) == 1 for answers in by_item.values()):
+        interval = wilson_interval(sum(a[0] for a in by_item.values()), len(by_item))
+        return interval[0], interval[1]
+    if len(by_item) < 2:
+        return 0.0, 1.0
+    import numpy as np
+    from scipy import stats
+
+    shares = np.array([sum(a) / len(a) for a in by_item.values()])
+    reach = float(stats.t.ppf(0.975, len(shares) - 1) * shares.std(ddof=1) / len(shares) ** 0.5)
+    return max(0.0, float(shares.mean()) - reach), min(1.0, float(shares.mean()) + reach)
+
+
+def render_observed(console: Console, observed: Mapping[str, dict[str, Any]], run: Path) -> None:
+    """What observers found: a line to each, as they put it in the `summary` of their result, and where the rest stands."""
+    for name, values in observed.items():
+        result = values["result"]
+        if result is None:
+            console.print(
+                f"[bold]{name}[/]: {len(values['parts'])} parts that its observer cannot join, in {run}/observed/{name}.json"
+            )
+            continue
+        for line in result.get("summary", ()):
+            console.print(f"[bold]{name}[/]: {line}", highlight=False)
+        picture = f", picture {values['picture']}" if values["picture"] else f" (no picture: {values['no_picture']})"
+        part = (
+            ""
+            if values["answers"] == values["of"]
+            else f", seen while {values['answers']} of {values['of']} answers were given"
+        )
+        console.print(f"[dim]{name}: {run}/observed/{name}.json{picture}{part}[/]", highlight=False)
 
 
 def render_sample(console: Console, sample: dict[str, Any]) -> None:
