@@ -33,6 +33,7 @@ _BETWEEN_BOXES = re.compile(
     r"(?:[\s$,;.]|\\[()\[\],;:! ]|\\q?quad|\b(?:and|or)\b|\\text\s*\{[^{}]*?(?:,|\b(?:and|or)\b)?\s*\}|[A-Za-z](?:_\{?\w\}?)?\s*=)*",
     re.IGNORECASE,
 )
+_CONCLUSION = re.compile(r"\b(?:therefore|thus|hence|so)\b[^.!?\n]*", re.IGNORECASE)
 _LONGEST_LINE = 500
 """Characters of a text of one line, without a sentence's end in it, that may stand as an answer of words."""
 _FINALLY = re.compile(r"\bfinal\s+answer\b", re.IGNORECASE)
@@ -141,9 +142,14 @@ def _formulas(text: str) -> _Found:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if len(lines) == 1 and len(text) <= _LONGEST_BARE:
         yield "whole text", lines[0]
-    found = [next(part for part in m.groups() if part) for m in _MATH.finditer(text)]
-    if found:
-        yield "math", found[-1].strip()
+    formulas = list(_MATH.finditer(text))
+    if formulas:
+        # "Therefore there are 12 such numbers." after the last formula is the conclusion, not the formula.
+        concluded = [m[0] for m in _CONCLUSION.finditer(text, formulas[-1].end())]
+        numbers = _NUMBER.findall(concluded[-1]) if concluded else []
+        if len(numbers) == 1:
+            yield "last number", numbers[0].strip()
+        yield "math", next(part for part in formulas[-1].groups() if part).strip()
     yield from _last_numbers(text)
 
 

@@ -1,0 +1,1 @@
+"""Each part that judges, against labels that nobody here wrote."""
