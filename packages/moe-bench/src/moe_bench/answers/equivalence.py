@@ -73,18 +73,25 @@ def judge(answer: str, target: str, kind: str | None = None, *, options: Sequenc
         first, second = letter_of(answer, options), letter_of(target, options)
         if first is not None and second is not None:
             return Judgement(correct=first == second, method="choice")
+    x, y = as_quantity(answer), as_quantity(target)
+    if (
+        kind not in ("text", "choice") and x is not None and y is not None
+    ):  # before the spelling, which knows no currencies
+        return Judgement(correct=x.same_as(y), method="number")
     if _spelled_alike(answer, target):
         return Judgement(correct=True, method="text")
     if (lone := _LONE_LETTER.fullmatch(tidy(target))) and (other := _LONE_LETTER.fullmatch(tidy(answer))):
         return Judgement(correct=lone[1] == other[1], method="choice")  # "(C)" and "C"
     if kind in ("boolean", "choice", "text"):
         return Judgement(correct=False, method="text")
+    if kind in ("list", "set"):
+        answer, target = _separated(answer), _separated(target)
     verdict, method = _exactly(answer, target, ordered=kind != "set")
     if verdict is True or (verdict is False and method == "number"):
         return Judgement(correct=verdict, method=method)
     if kind in ("list", "set"):
         return Judgement(correct=False, method=method if verdict is False else "undecided")
-    if kind == "number" and _left_undone(answer):
+    if kind == "number" and (_left_undone(answer) or _left_undone(target)):
         return Judgement(correct=False, method="text")
     if math_verify_version() is None or _are_words(answer, target):
         return Judgement(correct=False, method=method if verdict is False else "undecided")
@@ -92,6 +99,11 @@ def judge(answer: str, target: str, kind: str | None = None, *, options: Sequenc
     found = shared_judge().compare(_marked(target), _marked(answer), {"set_relation": True})
     decided = "math-verify" if not found.error else method if verdict is False else "undecided"
     return Judgement(correct=found.equal, method=decided, timed_out=found.timed_out)
+
+
+def _separated(text: str) -> str:
+    """A list with commas, where it has none but spaces."""
+    return text if structure(text) is not None else ", ".join(tidy(text).split())
 
 
 def _are_words(answer: str, target: str) -> bool:

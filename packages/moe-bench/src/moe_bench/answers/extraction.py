@@ -140,7 +140,7 @@ def _boxes(text: str, last: Boxed) -> str:
 
 def _formulas(text: str) -> _Found:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if len(lines) == 1 and len(text) <= _LONGEST_BARE:
+    if len(lines) == 1 and len(text) <= _LONGEST_BARE and not re.search(r"[a-z$]{2}[.!?:]\s+\S|\$[.!?]\s+\S", lines[0]):
         yield "whole text", lines[0]
     formulas = list(_MATH.finditer(text))
     if formulas:
@@ -187,6 +187,8 @@ def _expression(candidate: str, _options: Sequence[str], strategy: str) -> str |
     if len(formulas) == 1 and _in_sentence(_MATH.sub(" ", candidate)):
         percent = re.match(r"\s*\\?%", candidate[formulas[0].end() :])
         return formulas[0][0] + ("\\%" if percent else "")
+    if len(formulas) > 1 and strategy == "whole text" and _in_sentence(candidate[: formulas[0].start()]):
+        return None
     if not formulas and _in_sentence(candidate):
         numbers = _NUMBER.findall(candidate)
         if not numbers:

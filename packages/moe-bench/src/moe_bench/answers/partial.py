@@ -44,9 +44,10 @@ def partial_credit(answer: str | None, target: str, kind: str | None = None) -> 
             return Partial(measure="numeric distance", credit=0.0)
         if given.same_as(wanted):
             return Partial(measure="numeric distance", credit=1.0, relative_error=0.0)
-        if wanted.value == 0 or given.same_as(wanted._replace(value=given.value)) is False:
+        value = given.in_unit_of(wanted)
+        if wanted.value == 0 or value is None:
             return Partial(measure="numeric distance", credit=0.0)
-        error = float(abs(given.value - wanted.value) / abs(wanted.value))
+        error = float(abs(value - wanted.value) / abs(wanted.value))
         credit = next((share for bound, share in BANDS if 0 < error <= bound), 0.0)
         return Partial(measure="numeric distance", credit=credit, relative_error=error)
     if kind in ("list", "set") or (kind == "expression" and structure(target) is not None):

@@ -58,16 +58,26 @@ class Quantity(NamedTuple):
             # 12% is 0.12, and is "12" where percent are asked for.
             plain, marked = (other, self) if self.percent else (self, other)
             return marked.value in (plain.value, plain.value / 100)
+        value = self.in_unit_of(other)
+        return value is not None and (value == other.value or self._rounds(other) or other._rounds(self))
+
+    def in_unit_of(self, other: Quantity) -> Fraction | None:
+        """The value in the other's unit, as it is where a unit stands on one side only; None for another dimension or thing."""
         if not self.unit or not other.unit or self.unit == other.unit:
-            return self.value == other.value or self._rounds(other) or other._rounds(self)
+            return self.value
         here, there = _UNITS.get(self.unit), _UNITS.get(other.unit)
         if here is not None and there is not None:
-            return here[0] == there[0] and self.value * here[1] == other.value * there[1]
+            return self.value * here[1] / there[1] if here[0] == there[0] else None
         mine, theirs = set(self.unit.split()), set(other.unit.split())
-        return self.value == other.value and here is None and there is None and (mine <= theirs or theirs <= mine)
+        alike = here is None and there is None and (mine <= theirs or theirs <= mine)  # "red apples", "apples"
+        return self.value if alike else None
 
     def _rounds(self, other: Quantity) -> bool:
-        return self.places >= _CUT_AFTER > other.places and abs(self.value - other.value) < Fraction(1, 10**self.places)
+        """Whether this is the other, rounded or cut off at six places or more; the other is written with fewer."""
+        if not self.places >= _CUT_AFTER > other.places or (self.unit and other.unit and self.unit != other.unit):
+            return False
+        error, last = abs(self.value - other.value), Fraction(1, 10**self.places)
+        return error <= last / 2 or (error < last and abs(self.value) < abs(other.value))
 
 
 def _units() -> dict[str, tuple[str, Fraction]]:
