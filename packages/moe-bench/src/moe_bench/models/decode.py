@@ -13,6 +13,7 @@ import inspect
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from moe_bench.errors import BenchError
@@ -34,6 +35,8 @@ class Row:
     """Where its request stands in the list that was given."""
     ids: list[int]
     """The prompt's tokens."""
+    series: int = 0
+    """Rows of one series have the same worked examples before them."""
     draws: Draws | None = None
     """Its own random numbers; None for a greedy answer."""
     new: list[int] = field(default_factory=list)
@@ -81,7 +84,7 @@ class Decoder:
         """Generate until every row is finished; finished rows, some at a time.
 
         Args:
-            rows: in the order in which they are to enter the batch.
+            rows: in the order in which they are to enter the batch, series by series.
             together: keep a batch together until its last row is finished (as observers need it, and models with windows); the
                 mask of finished rows is 0, so that nothing counts them.
             watch: told the phases.
@@ -108,24 +111,33 @@ class Decoder:
         return list(rows)
 
     def _stream(self, rows: Sequence[Row]) -> Iterator[list[Row]]:
-        waiting = deque(rows)
-        shared = self._shared(rows)
+        waiting = deque(list(members) for _, members in groupby(rows, key=lambda row: row.series))
+        shared: _Shared | None = None
+        begun = False
         state: _State | None = None
         done: list[Row] = []
         while waiting or state is not None:
             free = self.batch_size - (0 if state is None else len(state.rows))
+            if len(done) * _REFILL >= self.batch_size:
+                yield done
+                done = []
             if waiting and (state is None or free * _REFILL >= self.batch_size):
-                if done:  # handed on while the batch is not full anyway
-                    yield done
-                    done = []
-                new = self._read([waiting.popleft() for _ in range(min(free, len(waiting)))], shared)
+                series = waiting[0]
+                if not begun:
+                    shared, begun = self._shared(series), True
+                new = self._read(series[:free], shared)
+                del series[:free]
+                if not series:
+                    waiting.popleft()
+                    begun = False
                 done += self._leave(new, self._take(new, new.rows))
                 if new.rows:
                     state = new if state is None else _joined(state, new)
-            if state is not None and state.rows:
-                self._step(state, None)
-                done += self._leave(state, self._take(state, state.rows))
-            if state is not None and not state.rows:
+                continue
+            assert state is not None
+            self._step(state, None)
+            done += self._leave(state, self._take(state, state.rows))
+            if not state.rows:
                 state = None
         if done:
             yield done
@@ -157,7 +169,7 @@ class Decoder:
         return DynamicCache(config=self.config)
 
     def _shared(self, rows: Sequence[Row]) -> _Shared | None:
-        """What all prompts begin with, gone through the model once; at least one token of each is left to be read."""
+        """What all these prompts begin with, gone through the model once; at least one token of each is left to be read."""
         import torch
 
         if len(rows) < 2:

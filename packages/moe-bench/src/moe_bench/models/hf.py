@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe_bench.errors import BenchError
-from moe_bench.models.base import Answer, Request, Sampling, as_text
+from moe_bench.models.base import Answer, Request, Sampling, Turn, as_text
 from moe_bench.models.stopping import answer_end, find_cut
 from moe_bench.observers import NOBODY, Watch
 
@@ -204,6 +204,7 @@ class HFModel:
         from moe_bench.models.sampling import Draws
 
         limit = self._context
+        series: dict[tuple[Turn, ...], int] = {}
         rows = []
         for position, request in enumerate(requests):
             ids = self.encode(request)
@@ -213,8 +214,10 @@ class HFModel:
                     "and an answer; use fewer worked examples or leave it out"
                 )
             draws = Draws(request.seed) if self.sampling.temperature else None
-            rows.append(Row(position=position, ids=ids, draws=draws))
-        return sorted(rows, key=lambda row: (-len(row.ids), row.ids, row.position))
+            number = series.setdefault(request.turns[:-1], len(series))
+            rows.append(Row(position=position, ids=ids, series=number, draws=draws))
+        longest = [max(len(row.ids) for row in rows if row.series == number) for number in range(len(series))]
+        return sorted(rows, key=lambda row: (-longest[row.series], row.series, -len(row.ids), row.ids, row.position))
 
     @property
     def _context(self) -> int | None:
