@@ -77,7 +77,7 @@ def test_what_cannot_be_paired_is_refused(tmp_path, runs) -> None:
         compare_runs(runs[0], make_run(tmp_path / "longer", set(), limit=65))
     header = json.loads((runs[1] / "run.json").read_text())
     (runs[1] / "run.json").write_text(json.dumps({**header, "scorer": 99}))
-    with pytest.raises(BenchError, match="versions 1 and 99 of the scorer"):
+    with pytest.raises(BenchError, match="versions 2 and 99 of the scorer"):
         compare_runs(*runs)
     lines = (runs[0] / "samples.jsonl").read_text().splitlines(keepends=True)
     (runs[0] / "samples.jsonl").write_text("".join(lines[:-1]))

@@ -141,5 +141,8 @@ def _closing(text: str, position: int) -> int | None:
 def looks_mathematical(text: str) -> bool:
     """Whether a text has signs of an expression: a LaTeX command, a power, a relation, or an operator beside a digit or bracket."""
     return bool(
-        re.search(r"\\[A-Za-z]+|\^|[=<>]|sqrt|[\d)\]a-z]\s*[-+*/]\s*[\d(\[a-z]|\d\s*!|^[([{].*,.*[)\]}]$", tidy(text))
+        re.search(
+            r"\\[A-Za-z]+|\^|[=<>]|sqrt|[\d)\]a-z]\s*[-+*/]\s*[\d(\[a-z]|\d\s*!|(?<![A-Za-z])\d+[a-z](?![A-Za-z])|\w_\{?\d|^[([{].*,.*[)\]}]$",
+            tidy(text),
+        )
     )
