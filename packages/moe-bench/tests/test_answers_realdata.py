@@ -22,7 +22,7 @@ with_library = pytest.mark.skipif(math_verify_version() is None, reason="the ext
 
 @cache
 def rows() -> dict[str, Row]:
-    return {row.name: row for row in selftest_answers(Path(os.environ["MOE_TEST_DATA"]))}
+    return {row.data: row for row in selftest_answers(Path(os.environ["MOE_TEST_DATA"]))}
 
 
 def test_gsm8k_grades_of_four_models() -> None:

@@ -82,7 +82,8 @@ def processbench_answers(data: Path) -> Iterator[Row]:
     if counted:
         yield _agreement("ProcessBench final answers, both", counted, listed, bar=0.99)
         yield Row(
-            name="ProcessBench final answers, both, without wrong labels",
+            checker="answers",
+            data="ProcessBench final answers, both, without wrong labels",
             metric="agreement",
             value=1 - (len(listed) - noise) / (counted - noise),
             n=counted - noise,
@@ -169,7 +170,8 @@ def bbh_outputs(folder: Path) -> Iterator[Row]:
         listed = [line for (m, _), lines in different.items() if m == mode for line in lines]
         yield _agreement(f"BBH outputs ({mode}), with the plain rule", total, listed)
         yield Row(
-            name=f"BBH outputs ({mode}), Codex's average",
+            checker="answers",
+            data=f"BBH outputs ({mode}), Codex's average",
             metric="accuracy",
             value=sum(sum(shares) / len(shares) for shares in groups.values()) / len(groups),
             n=total,
@@ -180,7 +182,8 @@ def bbh_outputs(folder: Path) -> Iterator[Row]:
         if mode == "cot":
             lines = different[mode, task]
             yield Row(
-                name=f"BBH outputs (cot), {task}",
+                checker="answers",
+                data=f"BBH outputs (cot), {task}",
                 metric="accuracy",
                 value=sum(correct) / len(correct),
                 n=len(correct),
@@ -193,9 +196,17 @@ def _graded(text: str, gold: str, kind: str) -> tuple[str | None, str, bool]:
     return answer, strategy, answer is not None and judge(answer, gold, kind).correct
 
 
-def _agreement(name: str, total: int, different: list[str], *, bar: float | None = None, note: str = "") -> Row:
-    value = 1 - len(different) / total
-    return Row(name=name, metric="agreement", value=value, n=total, bar=bar, note=note, disagreements=tuple(different))
+def _agreement(data: str, total: int, different: list[str], *, bar: float | None = None, note: str = "") -> Row:
+    return Row.share(
+        checker="answers",
+        data=data,
+        metric="agreement",
+        hits=total - len(different),
+        n=total,
+        bar=bar,
+        note=note,
+        disagreements=tuple(different),
+    )
 
 
 def _squeezed(text: str) -> str:

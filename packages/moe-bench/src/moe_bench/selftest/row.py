@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
+
+from moe_bench.stats import wilson_interval
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One figure: what was measured on which data, what it must reach, and what others have published."""
 
-    name: str
-    """What was tested, on which data."""
+    checker: str
+    """What was tested: "answers", "arithmetic", "logic", "consistency", "all checkers", ..."""
+    data: str
+    """On which data, and which part or class of it."""
     metric: str
     """What the value is: "agreement", "accuracy", "F1", "false alarms", ..."""
     value: float
     """A share from 0 to 1, unless the metric says otherwise."""
     n: int
     """How many cases it is of."""
+    ci: tuple[float, float] | None = None
+    """95 % interval of the value: Wilson's, where it is a proportion (see `Row.share`)."""
     bar: float | None = None
     """What it must reach; None where it is only reported."""
     at_most: bool = False
@@ -30,6 +36,16 @@ class Row:
     """What a reader must know of the figure."""
     disagreements: tuple[str, ...] = ()
     """Each case that differs from its label: which, what was found, what the label says, and why."""
+
+    @classmethod
+    def share(cls, *, hits: int, n: int, **others: Any) -> Self:
+        """The row of a proportion, with Wilson's 95 % interval.
+
+        Raises:
+            BenchError: `n` is 0, or there are more hits than cases.
+        """
+        interval = wilson_interval(hits, n)
+        return cls(value=hits / n, n=n, ci=(interval.low, interval.high), **others)
 
     @property
     def met(self) -> bool | None:
