@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from moe_bench.logic.phrases import UnreadableError
 from moe_bench.logic.proof import Line, Proof, Step
 from moe_bench.logic.prover import Decision, Prover, prove
 from moe_bench.logic.replay import fault
-from moe_bench.logic.sentences import Reader, Reading, UnreadableError
+from moe_bench.logic.sentences import Reader, Reading
 from moe_bench.logic.terms import Literal, Rule, Verdict, World
 
 __all__ = [

@@ -25,28 +25,13 @@ from moe_bench.logic.lexicon import (
     COPULAS,
     EVERY,
     INDEFINITE,
-    PRONOUNS,
-    RESERVED,
-    Nouns,
     plural_looking,
     sentences,
     tokens,
     verb_stem,
 )
+from moe_bench.logic.phrases import ANY, ARTICLES, Phrases, UnreadableError
 from moe_bench.logic.terms import Literal, Rule
-
-ANY = "?x"
-"""The variable that "someone" and classes bring in."""
-_LONGEST = 8
-_ARTICLES = frozenset({"a", "an"})
-_OWN = {"his": "their", "her": "their", "its": "their", "he/she": "they"}
-_PREPOSITIONS = frozenset(
-    ["in", "on", "at", "of", "to", "for", "with", "from", "by", "about", "into", "over", "under", "near", "as"]
-)
-
-
-class UnreadableError(ValueError):
-    """A sentence that the grammar does not give; the message says what stood in the way."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,13 +57,7 @@ class Reader:
     """
 
     def __init__(self, texts: Iterable[str]) -> None:
-        texts = list(texts)
-        self._nouns = Nouns(texts)
-        self._names: set[str] = set()
-        self._entities: set[tuple[str, ...]] = set()
-        for text in texts:
-            for _, _, sentence in sentences(text):
-                self._collect(tokens(sentence))
+        self._words = Phrases(texts)
 
     def text(self, text: str) -> Reading:
         """Every sentence of a text: its rules, or that it is not in the language."""
@@ -108,7 +87,7 @@ class Reader:
         Raises:
             UnreadableError: it is not in the language.
         """
-        words = self._lowered(tokens(sentence.strip().rstrip(".")))
+        words = [w.lower() for w in tokens(sentence.strip().rstrip("."))]
         if not words:
             raise UnreadableError("no words")
         if any(not re.fullmatch(r"[A-Za-z][\w'/-]*|,", w) for w in words):
@@ -147,10 +126,10 @@ class Reader:
             body, phrase = self._class(words[1:])
         elif quantifier in INDEFINITE and quantifier.startswith(("every", "any")):
             body, phrase = self._relative([], words[1:])
-        elif quantifier in _ARTICLES:
+        elif quantifier in ARTICLES:
             at = self._first(words, COPULAS)
             body, phrase = self._described(words[1:at]), words[at:]
-        elif (at := self._first(words, {"are", "aren't", "do", "don't"})) and self._is_generic(words[:at]):
+        elif (at := self._first(words, {"are", "aren't", "do", "don't"})) and self._words.is_generic(words[:at]):
             body, phrase = self._described(words[:at]), words[at:]
         else:
             joint, said = self._clauses(words, None)
@@ -175,7 +154,7 @@ class Reader:
         for at, word in enumerate(words):
             if at and (word in COPULAS or word in AUXILIARIES):
                 return self._described(words[:at]), words[at:]
-            if self._nouns.singular(word) in ANYTHING and at + 1 < len(words) and words[at + 1] not in COPULAS:
+            if self._words.singular(word) in ANYTHING and at + 1 < len(words) and words[at + 1] not in COPULAS:
                 return self._described(words[: at + 1]), words[at + 1 :]
         at = next((i for i, w in enumerate(words) if i and verb_stem(w) != w and not plural_looking(words[0])), 0)
         if not at:
@@ -199,15 +178,10 @@ class Reader:
         """A class as what holds of its members: "red, cold things", "wumpuses"."""
         if not words:
             raise UnreadableError("no class")
-        if self._nouns.singular(words[-1]) in ANYTHING:
+        if self._words.singular(words[-1]) in ANYTHING:
             parts = _split(words[:-1], {",", "and"})
-            return [Literal(self._phrase(part), (ANY,)) for part in parts if part]
-        return [Literal(self._phrase(words), (ANY,))]
-
-    def _is_generic(self, words: list[str]) -> bool:
-        if words[0] == "the" or tuple(words) in self._entities or words[0] in self._names:
-            return False
-        return plural_looking(words[-1]) and not any(w in PRONOUNS or w in INDEFINITE for w in words)
+            return [Literal(self._words.phrase(part), (ANY,)) for part in parts if part]
+        return [Literal(self._words.phrase(words), (ANY,))]
 
     # Clauses --------------------------------------------------------------------------------------------------------------------
 
@@ -224,162 +198,30 @@ class Reader:
         if not parts:
             raise UnreadableError("nothing said")
         for number, part in enumerate(parts):
-            named, phrase = self._subject(part, subject, said)
+            named, phrase = self._words.subject(part, subject, said)
             if not phrase and number + 1 < len(parts) and named is not None and not said:
                 raise UnreadableError("several subjects")
             subject = named if named is not None else subject
             if subject is None:
                 raise UnreadableError(f"no subject in {' '.join(part)!r}")
             if phrase and (phrase[0] in COPULAS or phrase[0] in AUXILIARIES or not copula or named is not None):
-                said.append(self._verb(phrase, subject, said))
+                said.append(self._words.verb(phrase, subject, said))
                 copula = phrase[0] in COPULAS
             elif self._leans(phrase):
-                said.append(self._complement(phrase, subject, True))
+                said.append(self._words.complement(phrase, subject, True))
             else:
-                said.append(self._verb(phrase, subject, said))
+                said.append(self._words.verb(phrase, subject, said))
         return joint, said
 
     def _leans(self, phrase: list[str]) -> bool:
         """Whether a part without subject goes on a list after "is": no verb form stands at its head."""
         return bool(phrase) and (verb_stem(phrase[0]) == phrase[0] or len(phrase) == 1)
 
-    def _subject(self, words: list[str], subject: str | None, said: Sequence[Literal]) -> tuple[str | None, list[str]]:
-        """The subject at the head of a clause, None where there is none, and the rest."""
-        first = words[0]
-        if first in INDEFINITE:
-            return ANY, words[1:]
-        if first in PRONOUNS:
-            return subject if subject and not said else self._antecedent(said), words[1:]
-        if first in _ARTICLES and words[1:2] and words[1] in ANYTHING:
-            return ANY, words[2:]
-        if self._nouns.singular(first) in ANYTHING and first != "one":
-            return ANY, words[1:]
-        found = self._noun_phrase(words)
-        if found:
-            return found[0], words[found[1] :]
-        return None, words
-
-    def _antecedent(self, said: Sequence[Literal]) -> str:
-        """What a pronoun stands for: something, where it was spoken of, else the only thing that was."""
-        subjects = dict.fromkeys(literal.arguments[0] for literal in said)
-        if ANY in subjects:
-            return ANY
-        if len(subjects) != 1:
-            raise UnreadableError("a pronoun that may stand for several things")
-        return next(iter(subjects))
-
-    def _noun_phrase(self, words: Sequence[str]) -> tuple[str, int] | None:
-        """A named thing at the head of the words, and how many words it takes."""
-        start = 1 if words[0] == "the" else 0
-        for length in (3, 2, 1):
-            if tuple(words[start : start + length]) in self._entities and len(words) >= start + length:
-                return " ".join(words[start : start + length]), start + length
-        if start:
-            return None
-        length = 0
-        while length < len(words) and words[length] in self._names:
-            length += 1
-        return (" ".join(words[:length]), length) if length else None
-
-    # Phrases --------------------------------------------------------------------------------------------------------------------
-
-    def _verb(self, words: list[str], subject: str, said: Sequence[Literal]) -> Literal:
-        if not words:
-            raise UnreadableError("no verb")
-        first, rest = words[0], words[1:]
-        if first in COPULAS:
-            return self._complement(rest, subject, COPULAS[first])
-        positive = True
-        if first in AUXILIARIES:
-            positive = AUXILIARIES[first]
-            if rest[:1] == ["not"]:
-                positive, rest = False, rest[1:]
-            if not rest:
-                raise UnreadableError("no verb")
-            first, rest = rest[0], rest[1:]
-        if first in RESERVED or first in _PREPOSITIONS or first in _ARTICLES or first == "the":
-            raise UnreadableError(f"no verb at {first!r}")
-        return self._object(verb_stem(first), rest, subject, positive, said)
-
-    def _object(self, verb: str, words: list[str], subject: str, positive: bool, said: Sequence[Literal]) -> Literal:
-        if words and words[0] in PRONOUNS and len(words) == 1:
-            return Literal(verb, (subject, self._antecedent(said)), positive)
-        found = self._noun_phrase(words) if words else None
-        if found and found[1] == len(words):
-            return Literal(verb, (subject, found[0]), positive)
-        if words[:1] == ["the"] and 1 < len(words) < 4 and not any(w in _PREPOSITIONS or w in RESERVED for w in words):
-            return Literal(verb, (subject, " ".join(words[1:])), positive)
-        return Literal(f"to {verb} {self._phrase(words)}" if words else f"to {verb}", (subject,), positive)
-
-    def _complement(self, words: list[str], subject: str, positive: bool) -> Literal:
-        if words[:1] == ["not"]:
-            positive, words = not positive, words[1:]
-        if "than" in words:
-            at = words.index("than")
-            found = self._noun_phrase(words[at + 1 :]) if words[at + 1 :] else None
-            if found is None or found[1] != len(words) - at - 1:
-                raise UnreadableError("compared with no named thing")
-            return Literal(f"{self._phrase(words[:at])} than", (subject, found[0]), positive)
-        if words[:1] == ["the"]:
-            raise UnreadableError("'is the' says that two names are one")
-        return Literal(self._phrase(words), (subject,), positive)
-
-    def _phrase(self, words: Sequence[str]) -> str:
-        """A phrase as the name of one predicate: without article, in the singular."""
-        words = list(words[1:]) if words and words[0] in _ARTICLES else list(words)
-        if not 0 < len(words) <= _LONGEST:
-            raise UnreadableError("a phrase too long or empty")
-        wrong = [w for w in words if w in RESERVED or w in PRONOUNS - {"her"} or w == ","]
-        if wrong:
-            raise UnreadableError(f"{wrong[0]!r} inside a phrase")
-        return " ".join(self._nouns.singular(_OWN.get(w, w)) for w in words)
-
-    # Words ----------------------------------------------------------------------------------------------------------------------
-
-    def _collect(self, words: list[str]) -> None:
-        """Learn names: what is capitalised inside a sentence, or begins one before a verb; "the" and what stands before a verb."""
-        for i, word in enumerate(words):
-            inner = i > 0 and words[i - 1] not in {".", ":", '"'}
-            known = word.lower() in RESERVED | EVERY | INDEFINITE | PRONOUNS | _ARTICLES | {"the", "i"} or len(word) < 2
-            if word[:1].isupper() and not known and (inner or self._subject_like(words)):
-                self._names.add(word.lower())
-        lowered = [w.lower() for w in words]
-        for i, word in enumerate(lowered):
-            if word != "the":
-                continue
-            for length in (1, 2):
-                following = lowered[i + 1 + length : i + 2 + length]
-                noun = tuple(lowered[i + 1 : i + 1 + length])
-                if len(noun) == length and following and _finite(following[0]) and not _finite_form(noun[-1]):
-                    self._entities.add(noun)
-                    break
-
-    @staticmethod
-    def _subject_like(words: Sequence[str]) -> bool:
-        """Whether a sentence begins with a name: a verb in the singular follows, and no plural "are" after that."""
-        if len(words) < 2 or plural_looking(words[0].lower()):
-            return False
-        if words[1] in {"is", "isn't", "does", "doesn't"}:
-            return True
-        return _finite_form(words[1]) and not (words[2:3] and (words[2] in COPULAS or words[2] in AUXILIARIES))
-
-    def _lowered(self, words: list[str]) -> list[str]:
-        return [w.lower() for w in words]
-
     @staticmethod
     def _first(words: Sequence[str], wanted: Iterable[str]) -> int:
         """Place of the first wanted word after the first of all; 0 where there is none."""
         wanted = set(wanted)
         return next((i for i, w in enumerate(words) if i and w in wanted), 0)
-
-
-def _finite(word: str) -> bool:
-    return word in COPULAS or word in AUXILIARIES or _finite_form(word)
-
-
-def _finite_form(word: str) -> bool:
-    """Whether a word has the form of a verb in the third person (or of a plural)."""
-    return verb_stem(word) != word and word.isalpha()
 
 
 def _split(words: Sequence[str], at: set[str]) -> list[list[str]]:

@@ -44,6 +44,10 @@ def read_chain(text: str) -> Chain:
             number = None
         elif match["sign"] == "]":
             inside = False
+        elif match["sign"] == "<" and inside:
+            # Brackets around an order: ["a" < "b"] is settled all the same.
+            groups.append([])
+            numbers.append(None)
         elif word is not None and inside:
             groups[-1].append(word)
         elif word is not None:

@@ -31,8 +31,9 @@ _PLACES = [
     "twelfth",
 ]
 _PART = re.compile(r"\bsort(?: this)? subpart (?P<chain>\[[^\]]*\])")
-_NOW = re.compile(r"\bWe now have:? (?P<chain>.*?)(?: for the subpart)?(?:\.(?= )|\.?$)(?P<rest>.*)", re.DOTALL)
-_HENCE = re.compile(r"\bHence,? we have:? (?P<chain>[^\n]*?)\.?\s*$")
+_NOW = re.compile(r"\bwe now have:? (?P<chain>.*?)(?: for the subpart)?\.?\s*$", re.DOTALL | re.IGNORECASE)
+_HENCE = re.compile(r"\bhence,? we have:? (?P<chain>.*?)\.?\s*$", re.DOTALL | re.IGNORECASE)
+_SENTENCE = re.compile(r"\S.*?(?:[.](?=\s+[A-Z])|$)", re.DOTALL)
 
 
 def read_words(problem: str) -> tuple[str, ...] | None:
@@ -79,22 +80,24 @@ class _Sort:
     def findings(self, steps: Sequence[str]) -> Iterable[Finding]:
         for number, step in enumerate(steps):
             self._step = number
-            place = _PLACE.search(step)
-            part = _PART.search(step)
-            if part:
-                yield from self._take_part(read_chain(part["chain"]), part.span("chain"), place)
-            if place:
-                self._place = _PLACES.index(place[1].lower())
-            yield from self._letters(step)
-            now = _NOW.search(step)
-            if now:
-                yield from self._refined(read_chain(now["chain"]), now.span("chain"))
-            hence = _HENCE.search(step)
-            if hence:
-                yield from self._whole(read_chain(hence["chain"]), hence.span("chain"))
-            answer = stated_answer(step)
-            if answer:
-                yield from self._answer(read_chain(answer.answer).words, answer.span)
+            for sentence in _SENTENCE.finditer(step):
+                # A step may hold several rounds of sorting: each sentence is taken from the order that the one before it left.
+                yield from self._sentence(sentence[0], sentence.start())
+
+    def _sentence(self, text: str, begin: int) -> Iterable[Finding]:
+        place = _PLACE.search(text)
+        if part := _PART.search(text):
+            yield from self._take_part(read_chain(part["chain"]), _span(part, "chain", begin), place)
+        if place:
+            self._place = _PLACES.index(place[1].lower())
+        yield from self._letters(text, begin)
+        if now := _NOW.search(text):
+            yield from self._refined(read_chain(now["chain"]), _span(now, "chain", begin))
+        elif hence := _HENCE.search(text):
+            yield from self._whole(read_chain(hence["chain"]), _span(hence, "chain", begin))
+        if answer := stated_answer(text):
+            span = (begin + answer.span[0], begin + answer.span[1])
+            yield from self._answer(read_chain(answer.answer).words, span)
 
     def _take_part(self, chain: Chain, span: tuple[int, int], place: re.Match[str] | None) -> Iterable[Finding]:
         """A part to be sorted next: the first that is open, by the first letter that its words do not share."""
@@ -110,26 +113,36 @@ class _Sort:
         if place:
             at = _PLACES.index(place[1].lower())
             if any(len({letter(w, i) for w in words}) > 1 for i in range(at)):
-                yield self._finding(False, f"these words differ before their {place[1]} letter", place.span())
+                yield self._finding(False, f"these words differ before their {place[1]} letter", span)
                 return
         yield self._finding(True, f"{written([self._part])} is the first part that is open", span)
 
-    def _letters(self, step: str) -> Iterable[Finding]:
+    def _letters(self, step: str, begin: int) -> Iterable[Finding]:
         claims = list(_LETTER.finditer(step))
+        self._turn_to([m["word"] for m in claims])
         for match in claims:
             word, said, number = match["word"], match["letter"], int(match["number"])
             right = letter(word, self._place)
             if word not in self._words:
-                yield self._finding(False, f"{word!r} is not one of the words", match.span())
+                yield self._finding(False, f"{word!r} is not one of the words", _span(match, 0, begin))
             elif right is None:
                 # A word that has ended has no letter here; whatever stands for that decides nothing.
-                yield self._finding(None, f"{word!r} has no letter {self._place + 1}", match.span())
+                yield self._finding(None, f"{word!r} has no letter {self._place + 1}", _span(match, 0, begin))
             else:
                 true = right == said and (not right.isalpha() or number == ord(right) - 96)
                 alphabet = f" ({ord(right) - 96})" if right.isalpha() else ""
-                yield self._finding(true, f"letter {self._place + 1} of {word!r} is {right!r}{alphabet}", match.span())
+                yield self._finding(
+                    true, f"letter {self._place + 1} of {word!r} is {right!r}{alphabet}", _span(match, 0, begin)
+                )
         if claims:
-            yield from self._complete([m["word"] for m in claims], self._part, (claims[0].start(), claims[-1].end()))
+            yield from self._complete(
+                [m["word"] for m in claims], self._part, (begin + claims[0].start(), begin + claims[-1].end())
+            )
+
+    def _turn_to(self, words: Sequence[str]) -> None:
+        """Take an open part as the one that is sorted, where just its words are spoken of without a word on the part."""
+        if any(len(group) > 1 and same([group], [tuple(words)]) for group in self._order):
+            self._part = tuple(words)
 
     def _refined(self, chain: Chain, span: tuple[int, int]) -> Iterable[Finding]:
         yield from self._complete(chain.words, self._part, span)
@@ -194,9 +207,13 @@ class _Sort:
         return Finding(step=self._step, status=status, checker=self._checker, reason=reason, span=span)
 
 
+def _span(match: re.Match[str], group: int | str, begin: int) -> tuple[int, int]:
+    return begin + match.start(group), begin + match.end(group)
+
+
 def _adjacent(order: Sequence[Group], words: Counter[str]) -> bool:
     """Whether the words are whole groups that stand side by side."""
-    inside = [set(group) <= words.keys() for group in order]
-    if sum(len(g) for g, i in zip(order, inside, strict=True) if i) != words.total():
+    inside = [i for i, group in enumerate(order) if set(group) <= words.keys()]
+    if not inside or sum(len(order[i]) for i in inside) != words.total():
         return False
-    return inside[inside.index(True) :].count(True) == len("".join("x" if i else " " for i in inside).strip())
+    return inside == list(range(inside[0], inside[-1] + 1))
