@@ -108,6 +108,9 @@ class Reader:
         else:
             raise UnreadableError("no one place where the conclusion begins")
         before = before[:-1] if before and before[-1] == "," else before
+        if "either" in before:
+            # Both at once may be meant or not: as a condition the two readings give different rules.
+            raise UnreadableError("'either' in a condition")
         joint, conditions = self._clauses(before, None)
         subjects = {c.arguments[0] for c in conditions}
         subject = ANY if ANY in subjects else subjects.pop() if len(subjects) == 1 else None
@@ -211,6 +214,8 @@ class Reader:
                 said.append(self._words.complement(phrase, subject, True))
             else:
                 said.append(self._words.verb(phrase, subject, said))
+        if joint == "or" and any(not literal.positive for literal in said):
+            raise UnreadableError("the reach of 'not' before 'or' does not show")
         return joint, said
 
     def _leans(self, phrase: list[str]) -> bool:
