@@ -1,0 +1,125 @@
+"""Contradictions between equations and inequalities of different steps."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Sequence
+from fractions import Fraction
+
+from moe_bench.checkers.base import Finding, Status
+from moe_bench.checkers.consistency.polynomials import Polynomial
+from moe_bench.checkers.consistency.statements import (
+    Sentence,
+    bound_variables,
+    functions_of,
+    multiplication_sign,
+    sentences_of,
+    symbols_of,
+)
+from moe_bench.checkers.consistency.system import Conflict, Relation, System
+
+NAME = "consistency"
+_MOST = 6
+"""Statements of a conflict; what follows from more of them nobody can follow."""
+_GIVEN_IN_CASES = re.compile(r"\b(?:when|where|each|every|any|some|or)\b", re.I)
+"""Words of a problem by which an equation in it need not hold throughout."""
+_SETS = re.compile(
+    r"\b(?:lines?|graphs?|plot\w*|curves?|axis|axes|\w*intercepts?|asymptotes?|circles?|parabolas?|ellipses?|hyperbolas?|planes?)\b",
+    re.I,
+)
+"""Words of a problem whose equations are sets of points: those of two curves need not hold together."""
+_ADJACENT = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2}(?![A-Za-z])")
+"""Two letters side by side, which are digits side by side in a problem on digits."""
+
+
+def contradictions_of_values(problem: str, steps: Sequence[str]) -> Iterator[Finding]:
+    """A finding for every statement that cannot be true together with the problem and earlier steps of its scope."""
+    texts = [problem, *steps]
+    functions, known, bound = functions_of(texts), symbols_of(texts), bound_variables(texts)
+    digits = "digit" in problem
+    unclear = set(multiplication_sign(texts))
+
+    def readable(sentence: Sentence) -> Iterator[Relation]:
+        for relation in sentence.relations:
+            names = relation.difference.symbols
+            alone = {relation.left.symbol, relation.right.symbol} - {None}
+            if names & unclear or alone & bound or (digits and _ADJACENT.search(relation.text)):
+                continue
+            if names or relation.left.value is None or relation.right.value is None:
+                yield relation
+
+    givens = System()
+    if not _SETS.search(problem):
+        for sentence in sentences_of(problem, -1, functions, known):
+            if not _GIVEN_IN_CASES.search(sentence.text):
+                for relation in readable(sentence):
+                    givens.add(relation)
+    scope = System(list(givens.relations))
+    several = set[str]().union(*(_with_several_roots(r) for r in givens.relations))
+    for number, step in enumerate(steps):
+        for sentence in sentences_of(step, number, functions, known):
+            if sentence.opens_scope:
+                scope = System(list(givens.relations))
+                continue
+            for relation in readable(sentence):
+                several |= _with_several_roots(relation)
+                conflict = scope.add(relation)
+                if conflict is None:
+                    continue
+                others = conflict.relations - {relation}
+                if all(r.step == number for r in others):
+                    unclear |= relation.difference.symbols
+                elif _is_update(relation, others):
+                    scope.forget(relation.left.symbols)
+                    scope.add(relation)
+                elif _is_other_root(relation, others, several):
+                    unclear |= relation.difference.symbols
+                elif len(others) < _MOST:
+                    yield _finding(relation, conflict)
+
+
+def _is_update(relation: Relation, others: Collection[Relation]) -> bool:
+    """Whether a symbol is given a new value made from its old one, as in "u = 5", "u = 5 + 50"."""
+    if relation.left.symbol is None or relation.right.constant is None:
+        return False
+    numbers = {Fraction(n) for n in re.findall(r"-?\d+(?:\.\d+)?", relation.text.partition("=")[2])}
+    old = {r.right.constant for r in others if r.left.symbol == relation.left.symbol}
+    return len(numbers) > 1 and bool(numbers & old)
+
+
+def _with_several_roots(relation: Relation) -> frozenset[str]:
+    """The symbol of an equation that more than one value may solve: x² = 9, |x| = 3, but not 2x = 6, x³ = 8."""
+    form = relation.difference
+    if len(form.symbols) != 1:
+        return frozenset()
+    return frozenset() if _has_one_root(form) else form.symbols
+
+
+def _has_one_root(form: Polynomial) -> bool:
+    unknown = [m for m, _ in form.terms if m]
+    if len(unknown) != 1 or len(unknown[0]) != 1:
+        return False
+    atom, power = unknown[0][0]
+    inside = not atom.arguments or (atom.kind in {"inverse", "sqrt"} and _has_one_root(atom.arguments[0]))
+    return power % 2 == 1 and inside
+
+
+def _is_other_root(relation: Relation, others: Collection[Relation], several: Collection[str]) -> bool:
+    """Whether all that is said is one value and another of a symbol that may have several."""
+    statements = [relation, *others]
+    names = frozenset[str]().union(*(r.difference.symbols for r in statements))
+    return len(names) == 1 and names <= set(several) and not any(_with_several_roots(r) for r in statements)
+
+
+def _finding(relation: Relation, conflict: Conflict) -> Finding:
+    others = sorted(conflict.relations - {relation}, key=lambda r: (r.step, r.span))
+    said = ", ".join(f"“{r.text}” ({'problem' if r.step < 0 else f'step {r.step + 1}'})" for r in others)
+    steps = [r.step for r in others if 0 <= r.step < relation.step]
+    return Finding(
+        step=relation.step,
+        status=Status.INVALID,
+        checker=NAME,
+        reason=f"“{relation.text}” cannot hold together with {said}",
+        span=relation.span,
+        against=max(steps, default=None),
+    )
