@@ -53,6 +53,8 @@ class Deduction:
     """The statement that is to be judged; None where none shows."""
     derivable: bool
     """Whether it is asked if the statement follows ("can we tell that ...?"), so that "no" says only that it does not."""
+    three: bool
+    """Whether "unknown" is one of the answers asked for."""
     world: World
     coverage: float
     """Share of the problem's sentences, the question apart, that are in the language."""
@@ -89,6 +91,7 @@ def read_deduction(problem: str) -> Deduction | None:
         premises=reading.rules,
         asked=asked,
         derivable=derive is not None,
+        three=re.search(r"\b(?:unknown|uncertain)\b", problem, re.IGNORECASE) is not None,
         world=World.CLOSED if _CLOSED.search(problem) else World.OPEN,
         coverage=reading.coverage,
         choices=options(problem),
@@ -220,10 +223,7 @@ class _Argument:
             yield self._finding(number, status, _reason(statement, decision), span)
         elif self._deduction.complete and not decision.note:
             # Where "unknown" is no answer, "false" may mean that it does not follow.
-            two = (
-                set(_verdicts(self._deduction.choices)) <= {Verdict.PROVED, Verdict.DISPROVED}
-                and not self._deduction.derivable
-            )
+            two = not self._deduction.three and not self._deduction.derivable
             right = said is Verdict.UNKNOWN or (self._deduction.derivable and said is Verdict.DISPROVED)
             status = Status.VALID if right else Status.UNCHECKED if two else Status.INVALID
             yield self._finding(number, status, f"{statement}: neither it nor its contrary follows", span)
@@ -244,8 +244,3 @@ def _reason(statement: Literal, decision: Decision) -> str:
         if used
         else f"{statement}: {verdict}, for nothing makes the contrary true"
     )
-
-
-def _verdicts(choices: dict[str, str]) -> list[Verdict]:
-    words = [re.findall(r"[a-z]+", text.lower()) for text in choices.values()]
-    return [_ANSWERS[w[0]] for w in words if w and w[0] in _ANSWERS]

@@ -169,7 +169,7 @@ class Reader:
         if not words or words[0] not in {"who", "that"}:
             return body, words
         rest = words[1:]
-        ends = [i for i, w in enumerate(rest) if i > 1 and (w in COPULAS or w in AUXILIARIES)]
+        ends = [i for i, w in enumerate(rest) if i and (w in COPULAS or w in AUXILIARIES)]
         if len(ends) != 1:
             raise UnreadableError("the end of the relative clause does not show")
         joint, inside = self._clauses(rest[: ends[0]], ANY)
@@ -182,8 +182,10 @@ class Reader:
         if not words:
             raise UnreadableError("no class")
         if self._words.singular(words[-1]) in ANYTHING:
-            parts = _split(words[:-1], {",", "and"})
-            return [Literal(self._words.phrase(part), (ANY,)) for part in parts if part]
+            parts = [part for part in _split(words[:-1], {",", "and"}) if part]
+            # "young people" are people who are young; in "dogs loved by young people" the people are but a part of the phrase.
+            if all(len(part) == 1 for part in parts):
+                return [Literal(self._words.phrase(part), (ANY,)) for part in parts]
         return [Literal(self._words.phrase(words), (ANY,))]
 
     # Clauses --------------------------------------------------------------------------------------------------------------------
