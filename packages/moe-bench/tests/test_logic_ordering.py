@@ -64,7 +64,10 @@ def test_rows_are_those_of_all_permutations(problem: tuple[str, list[str], set[t
         assert row.decide(place) is expected
 
 
-CARS = "There are three cars: a bus, a van, and a tram. The van is newer than the bus. The tram is the {}.\nOptions:\n(A) The bus is the oldest\n(B) The van is the oldest"
+CARS = (
+    "There are three cars: a bus, a van, and a tram. The van is newer than the bus. The tram is the {}.\n"
+    "Options:\n(A) The bus is the oldest\n(B) The van is the oldest"
+)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +82,7 @@ def test_the_option_that_must_hold(said: str, option: str | None) -> None:
     [
         "There are three runners: Ann, Bob, and Cy. Ann finished first. Bob finished last.",
         "There are three runners: Ann, Bob, and Cy. Ann finished above Cy. Bob finished second-to-last. Bob finished below Ann.",
-        "A stand sells three fruits: Ann, Bob, and Cy. Ann is more expensive than Cy. Cy is less expensive than Bob. Bob is the second-most expensive.",
+        "There are three toys: Ann, Bob, and Cy. Ann is more expensive than Cy. Cy is the cheapest. Bob is the second-most expensive.",
         "There are three people: Ann, Bob, and Cy. Ann is taller than Cy. Cy is the shortest. Bob is shorter than Ann.",
         "There are three boxes: Ann, Bob, and Cy. Ann is heavier than Bob. Cy is the lightest.",
     ],
