@@ -5,9 +5,11 @@ from __future__ import annotations
 import click
 
 from moe_bench import __version__
+from moe_bench.commands.check import check
 from moe_bench.commands.compare import compare
 from moe_bench.commands.plan import plan
 from moe_bench.commands.run import run
+from moe_bench.commands.selftest import selftest
 from moe_bench.commands.show import show
 from moe_bench.commands.suites import suites
 
@@ -23,3 +25,5 @@ main.add_command(show)
 main.add_command(suites)
 main.add_command(compare)
 main.add_command(plan)
+main.add_command(check)
+main.add_command(selftest)

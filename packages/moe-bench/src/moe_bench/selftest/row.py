@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from moe_bench.stats import wilson_interval
-
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -44,6 +42,8 @@ class Row:
         Raises:
             BenchError: `n` is 0, or there are more hits than cases.
         """
+        from moe_bench.stats import wilson_interval  # numpy is imported only when there is something to compute
+
         interval = wilson_interval(hits, n)
         return cls(value=hits / n, n=n, ci=(interval.low, interval.high), **others)
 
