@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moe_bench.checkers.base import Checker, Status, assess
+from moe_bench.checkers.deduction import DeductionChecker
 from moe_bench.checkers.rules import RULE_CHECKERS, solve
 from moe_bench.checkers.rules.boolean import BooleanChecker, value_of
 from moe_bench.checkers.rules.brackets import BracketChecker
@@ -229,3 +230,41 @@ def test_other_problems_are_left_alone(problem: str) -> None:
 def test_names_are_unique() -> None:
     assert len({checker.name for checker in RULE_CHECKERS}) == len(RULE_CHECKERS)
     assert all(checker.version >= 1 for checker in RULE_CHECKERS)
+
+
+def test_expressions_that_are_too_deep_or_long_are_left_alone() -> None:
+    assert value_of("( " * 5000 + "True" + " )" * 5000) is None
+    assert value_of("not " * 5001 + "True") is False
+    assert BooleanChecker().check("True is", ["( " * 5000, " " * 20000, "True = " * 3000]) is not None
+
+
+_WORDS = """
+Ann Bob and swap , . : ; ( ) [ ] { } < > "cat" "c" (3) ? We now have Hence, we have sort this subpart second
+letter 1: stack: = A True not or lies says tells the truth if then is are newest bus (oldest) (newest) Max wug
+red every so The answer is (A) (0, 0) Take 2 steps facing
+"""
+PROBLEMS = (
+    "Ann has a red ball, Bob has a blue ball. Ann and Bob swap balls. At the end Bob has",
+    "Sort the following words alphabetically: List: cat bird ant",
+    bracket_problem("(<["),
+    "If you follow these instructions, do you return to the starting point? Take 2 steps. Turn around.",
+    "not ( True ) and False is",
+    "Ann lies. Bob says Ann lies. Does Bob tell the truth?",
+    "There are three cars: a bus, a van, and a tram. The van is newer than the bus. The tram is the newest.",
+    "Every wug is red. Max is a wug. Is the following statement true, false, or unknown? Max is red.",
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from(PROBLEMS),
+    st.lists(st.lists(st.sampled_from(_WORDS.split()), max_size=25).map(" ".join), min_size=1, max_size=4),
+)
+def test_any_words_are_judged_or_left_alone(problem: str, steps: list[str]) -> None:
+    for checker in (*RULE_CHECKERS, DeductionChecker()):
+        for finding in checker.check(problem, steps):
+            assert 0 <= finding.step < len(steps)
+            assert finding.checker == checker.name
+            assert finding.reason
+            if finding.span:
+                assert 0 <= finding.span[0] <= finding.span[1] <= len(steps[finding.step])

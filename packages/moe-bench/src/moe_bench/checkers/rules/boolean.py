@@ -12,7 +12,9 @@ _TASK = re.compile(
     r"^\s*(?:evaluate:?\s*)?(?P<expression>(?:\b(?:not|and|or|True|False)\b|[()\s])+?)\s*(?:\bis\b|=)?\s*\??\s*$"
 )
 _TOKEN = re.compile(r"\s*(not\b|and\b|or\b|True\b|False\b|[A-Z]\b|\(|\))")
-_CHAIN = re.compile(r"(?:(?:not|and|or|True|False|[A-Z])\b|[()\s])+(?:=(?:(?:not|and|or|True|False|[A-Z])\b|[()\s])+)+")
+_RUN = re.compile(r"(?:(?:not|and|or|True|False|[A-Z])\b|[()])(?:\s*(?:(?:not|and|or|True|False|[A-Z])\b|[()=]))*")
+_DEEPEST = 100
+"""As many brackets inside one another as are followed."""
 
 
 def value_of(expression: str, names: Mapping[str, bool] | None = None) -> bool | None:
@@ -40,6 +42,7 @@ class _Parser:
     def __init__(self, tokens: Sequence[str], names: Mapping[str, bool]) -> None:
         self.rest = list(tokens)
         self._names = names
+        self._depth = 0
 
     def either(self) -> bool:
         value = self.both()
@@ -67,7 +70,11 @@ class _Parser:
             raise ValueError("the expression ends early")
         token = self.rest.pop(0)
         if token == "(":
+            self._depth += 1
+            if self._depth > _DEEPEST:
+                raise ValueError(f"more than {_DEEPEST} brackets inside one another")
             value = self.either()
+            self._depth -= 1
             if self.rest[:1] != [")"]:
                 raise ValueError("a bracket is open")
             self.rest.pop(0)
@@ -104,7 +111,9 @@ class BooleanChecker:
     def _findings(self, solved: bool, steps: Sequence[str]) -> Iterable[Finding]:
         meant: dict[str, bool] = {}
         for number, step in enumerate(steps):
-            for match in _CHAIN.finditer(step):
+            for match in _RUN.finditer(step):
+                if "=" not in match[0]:
+                    continue
                 begin = match.start()
                 parts: list[tuple[str, int]] = []
                 for part in match[0].split("="):
