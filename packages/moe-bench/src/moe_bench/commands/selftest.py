@@ -17,6 +17,8 @@ from moe_bench.selftest import PARTS, SOURCES, Row, run_selftest
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
 SCHEMA = "moe-bench/selftest@1"
 
@@ -63,41 +65,23 @@ def report(rows: Sequence[Row], *, cases: bool = True) -> dict[str, object]:
 
 def render_rows(console: Console, rows: Sequence[Row], *, cases: bool = False) -> None:
     """A table to each checker: figure, interval, bar, what was published; then the bars that were missed."""
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
     for checker in dict.fromkeys(row.checker for row in rows):
-        table = Table(title=checker, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-        for heading, justify in (
-            ("data", "left"),
-            ("figure", "left"),
-            ("value", "right"),
-            ("95 %", "left"),
-            ("n", "right"),
-        ):
-            table.add_column(heading, justify="right" if justify == "right" else "left", overflow="fold")
-        table.add_column("bar", no_wrap=True)
-        table.add_column("published", justify="right", no_wrap=True)
         mine = [row for row in rows if row.checker == checker]
-        for row in mine:
-            colour = {True: "green", False: "red", None: ""}[row.met]
-            table.add_row(
-                Text(row.data),
-                Text(row.metric),
-                Text(figure(row.value), style=f"bold {colour}".strip()),
-                Text(f"{figure(row.ci[0])}–{figure(row.ci[1])}" if row.ci else "", style="dim"),
-                str(row.n),
-                Text(bar_text(row), style=colour),
-                figure(row.published) if row.published is not None else "",
-            )
-        console.print(table)
-        for row in mine:
-            if row.note or row.source:
-                said = "; ".join(s for s in (row.note, f"published: {row.source}" if row.source else "") if s)
-                console.print(Text(f"{row.data}, {row.metric}: {said}", style="dim"))
-            for case in row.disagreements if cases else ():
-                console.print(Text(f"    {case}"))
+        notes = list[str]()
+        headings = (checker, "value", "95 %", "n", "bar", "others")
+        console.print(_line([Text(h, style="bold" if h == checker else "dim") for h in headings]))
+        for data in dict.fromkeys(row.data for row in mine):
+            console.print(Text(data, style="cyan"))
+            for row in mine:
+                if row.data == data:
+                    console.print(_line(_cells(row, notes)))
+        for number, note in enumerate(notes, start=1):
+            console.print(Text(f"[{number}] {note}", style="dim"))
+        for row in mine if cases else ():
+            for case in row.disagreements:
+                console.print(Text(f"{row.data}: {case}"))
         console.print()
     missed = [row for row in rows if row.met is False]
     with_bar = sum(row.bar is not None for row in rows)
@@ -111,6 +95,35 @@ def render_rows(console: Console, rows: Sequence[Row], *, cases: bool = False) -
         console.print(
             Text(f"all {with_bar} bars are reached" if with_bar else "no figure here has a bar", style="green")
         )
+
+
+def _line(cells: Sequence[Text]) -> Table:
+    """Cells at the same places in every line."""
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 1))
+    for width, justify in zip((31, 7, 16, 5, 9, 7), ("left", "right", "left", "right", "left", "right"), strict=True):
+        grid.add_column(width=width, justify="left" if justify == "left" else "right", overflow="fold")
+    grid.add_row(*cells)
+    return grid
+
+
+def _cells(row: Row, notes: list[str]) -> list[Text]:
+    """One figure; its note, if there is one that was not before, is put with the others."""
+    from rich.text import Text
+
+    colour = {True: "green", False: "red", None: ""}[row.met]
+    note = "; ".join(s for s in (row.note, f"published: {row.source}" if row.source else "") if s)
+    if note and note not in notes:
+        notes.append(note)
+    return [
+        Text(f"  {row.metric}" + (f" [{notes.index(note) + 1}]" if note else "")),
+        Text(figure(row.value), style=f"bold {colour}".strip()),
+        Text(f"{figure(row.ci[0])} to {figure(row.ci[1])}" if row.ci else "", style="dim"),
+        Text(str(row.n)),
+        Text(bar_text(row), style=colour),
+        Text(figure(row.published) if row.published is not None else ""),
+    ]
 
 
 def figure(value: float) -> str:

@@ -175,9 +175,9 @@ def _by_detector(folder: Path) -> Iterator[Row]:
             wrong = {n - 1 for n in item["error_steps"]}
             hits += any(f.step in wrong for f in find(item["question"], item["modified_process"]))
         yield Row.share(
-            checker=f"consistency: {name}",
-            data="PRMBench step contradictions",
-            metric="recall, any wrong step",
+            checker="consistency",
+            data="PRMBench step contradictions, by kind",
+            metric=f"recall, {name}",
             hits=hits,
             n=len(items),
         )

@@ -24,6 +24,11 @@ _STATED = (
         re.I | re.M,
     ),
 )
+_BARE = re.compile(
+    r"^\W*(?:(?:so|thus|therefore|hence|then|and|finally)\W+)?(?:(?:the|my|our)\s+)?(?:final\s+)?(?:answer\b)?\W*(?:is|:|=)?[^a-z]*"
+    r"(?:boxed)?[^a-z]*$",
+    re.I,
+)
 _FORMULA = re.compile(r"[=+*/^<>≈&-]\s*[\\$({]*\s*$|\\(?:approx|cdot|times|le|ge|leq|geq|implies|Rightarrow)\s*$")
 _WORDS = dict(
     zip(
@@ -58,6 +63,8 @@ class _Stated:
     step: int
     span: tuple[int, int]
     text: str
+    bare: bool
+    """Whether nothing is said but that this is the answer, so that it is not computed in words here."""
     computed: bool
     """Whether it stands at the end of a formula, so that it is a result itself: "= \\boxed{5}"."""
 
@@ -80,7 +87,7 @@ def contradictions_of_conclusion(problem: str, steps: Sequence[str]) -> Iterator
             final, f"the answer is said to be {final.text}, in step {other.step + 1} it is {other.text}", other.step
         )
         return
-    if final.computed:
+    if final.computed or not final.bare or any("\\begin{array" in s or " | " in s for s in steps):
         return
     reached: list[tuple[Fraction, int, str]] = []
     for i, step in enumerate(steps[: final.step + 1]):
@@ -124,6 +131,7 @@ def _stated(text: str, step: int, heading: int) -> Iterator[_Stated]:
                 step=step,
                 span=(max(0, begin - heading), end - heading),
                 text=match["value"].strip(),
+                bare=_BARE.search(re.split(r"(?<=[.!?])\s+|\n", text[: match.start("value")])[-1]) is not None,
                 computed=_FORMULA.search(text[: match.start()]) is not None,
             )
 

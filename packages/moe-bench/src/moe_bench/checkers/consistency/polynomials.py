@@ -144,7 +144,7 @@ class Polynomial:
                 if atom.arguments:
                     base = term(atom.kind, *(a.substitute(values) for a in atom.arguments))
                 else:
-                    base = values.get(atom.kind, _single(atom))
+                    base = values.get(atom.kind, single(atom))
                 product = product * power(base, number(count))
             total = total + product
         return total
@@ -170,7 +170,7 @@ def number(value: Fraction | int) -> Polynomial:
 
 def symbol(name: str) -> Polynomial:
     """An unknown by name."""
-    return _single(Atom(name))
+    return single(Atom(name))
 
 
 def term(kind: str, *arguments: Polynomial) -> Polynomial:
@@ -185,7 +185,7 @@ def term(kind: str, *arguments: Polynomial) -> Polynomial:
         exact = _exact(kind, first)
         if exact is not None:
             return number(exact)
-    return _single(Atom(kind, arguments))
+    return single(Atom(kind, arguments))
 
 
 def power(base: Polynomial, exponent: Polynomial) -> Polynomial:
@@ -207,7 +207,7 @@ def power(base: Polynomial, exponent: Polynomial) -> Polynomial:
             return result
     if n == Fraction(1, 2):
         return term("sqrt", base)
-    return _single(Atom("power", (base, exponent)))
+    return single(Atom("power", (base, exponent)))
 
 
 def quotient(above: Polynomial, below: Polynomial) -> Polynomial:
@@ -219,7 +219,8 @@ def quotient(above: Polynomial, below: Polynomial) -> Polynomial:
     return above * term("inverse", below)
 
 
-def _single(atom: Atom) -> Polynomial:
+def single(atom: Atom) -> Polynomial:
+    """An atom as a polynomial."""
     return Polynomial(((((atom, 1),), Fraction(1)),))
 
 

@@ -21,18 +21,24 @@ _IS = re.compile(
 _TEXT = re.compile(
     r"(?:^|[\[\n(]|[.:]\s)\s*(?:\\text\s*\{\s*)?(?P<name>[A-Z][A-Za-z'’]*(?:\s+[A-Za-z'’]+){1,7})\s*\}?\s*=\s*(?P<chain>[^\n=]*(?:=[^\n=]*)*)$"
 )
-_LAST = re.compile(rf"=?\s*[\\$ (]*(?P<value>{_NUMBER})\s*(?P<unit>(?:\\text\s*\{{)?[ a-z]*\}}?)\s*[\\\])$.]*$", re.I)
+_LAST = re.compile(
+    rf"(?:^|=)\s*[\\$ (]*(?P<value>{_NUMBER})\s*(?P<unit>(?:\\text\s*\{{)?[ a-z]*\}}?)\s*[\\\])$.]*$", re.I
+)
 _CHANGES = re.compile(
     r"\b(?:now|then|new|remaining|remainder|left|rest|after|before|next|current\w*|initial\w*|original\w*|previous\w*|updated?|"
     r"first|second|third|fourth|fifth|last|other|another|each|every|per|day|week|month|year|monday|tuesday|wednesday|thursday|"
     r"friday|saturday|sunday|morning|evening|result|answer|step|following|"
-    r"increased|decreased|still|so far|once|again|instead|if|units?|tens|ones|digit|final|numerator|denominator|term|exponent)\b",
+    r"apiece|increased|decreased|still|so far|once|again|instead|if|units?|tens|ones|digit|final|numerator|denominator|term|exponent)\b",
     re.I,
 )
 """Words of a quantity that may change, or whose name does not tell which it is."""
+_PERSON = re.compile(r"\b(?:he|she|it|they|we|i|you)\b", re.I)
 _CIRCUMSTANCE = re.compile(_CHANGES.pattern + r"|\b(?:in|at|on|by|during|from|within|with|for|under|as)\b", re.I)
 """What stands before a quantity and tells when or where it has its value."""
-_EMPTY = word_set("number sum difference product quotient value amount total cost price length area units")
+_EMPTY = word_set(
+    "number sum difference product quotient value amount total cost price length area units"
+    " time taken minutes hours seconds speed rate distance width height weight age volume perimeter size sold spent earned needed used"
+)
 """Words that do not tell of what, and so make no name alone."""
 _ARTICLES = word_set("a an the of for in to and by that this his her their its so thus therefore hence")
 
@@ -87,7 +93,12 @@ def _named(sentence: str, step: int, offset: int) -> Iterator[_Named]:
         else:
             value, unit = re.sub(r"[\\$ (]", "", found["value"]), found["unit"]
         words = [w for w in re.findall(r"[a-z]+", name.lower()) if w not in _ARTICLES]
-        if _CHANGES.search(name) or _CIRCUMSTANCE.search(sentence[: found.start("name")]) or not set(words) - _EMPTY:
+        if (
+            _CHANGES.search(name + " " + unit)
+            or _PERSON.search(name)
+            or _CIRCUMSTANCE.search(sentence[: found.start("name")])
+            or not set(words) - _EMPTY
+        ):
             continue
         units = re.sub(r"\\text|[^a-z ]", "", unit.lower()).split()
         yield _Named(

@@ -31,7 +31,16 @@ _DENIED = re.compile(r"\b(?:not|no|never|cannot|neither|nor|impossible|false|unt
 """Words after which an equation in the same sentence is a wish, a condition or a choice, not an assertion."""
 
 
+_DEFINES = re.compile(r"\b(?:let|lets|let['’]s|define|denote|call|redefine)\b", re.I)
 _INSTEAD = re.compile(r"\b(?:instead of|rather than|unlike|except)\s+[$\\(]*$", re.I)
+
+
+_NUMBERED = re.compile(
+    r"(?:section|step|case|part|equation|problem|option|question|chapter|row|column|line|figure|day|week|month|year|room|group|box|bag|"
+    r"class|grade|level|phase|stage|round|set|team|train|bus|lane|floor|number|no|player|person|child|pile|shelf|store|shop|car|tank)",
+    re.I,
+)
+"""Words that are told apart by a number after them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +140,7 @@ def _relations(
                 step=step,
                 span=(offset + begin, offset + end),
                 text=part[begin:end],
+                defines=_DEFINES.search(part[:begin]) is not None,
             )
 
 
@@ -156,6 +166,8 @@ def _continues(part: str, tokens: Sequence[Token], before: Sequence[Token], afte
         follow = next((t for t in tokens if t.begin >= later.end and t.kind != "edge"), None)
         if follow is not None and follow.kind in {"number", "operator", "command"}:
             return True
+    if _is_label(tokens, before):
+        return True
     earlier = next((t for t in reversed(tokens) if t.end <= before[0].begin and t.kind != "edge"), None)
     return (
         earlier is not None
@@ -163,6 +175,14 @@ def _continues(part: str, tokens: Sequence[Token], before: Sequence[Token], afte
         and (earlier.kind != "comma" or not _complete(tokens, earlier))
         and earlier.text not in ".;:?!"
     )
+
+
+def _is_label(tokens: Sequence[Token], before: Sequence[Token]) -> bool:
+    """Whether a number belongs to the word before it: "section 2 = x + 200"."""
+    if len(before) != 1 or before[0].kind != "number":
+        return False
+    earlier = next((t for t in reversed(tokens) if t.end <= before[0].begin), None)
+    return earlier is not None and _NUMBERED.fullmatch(earlier.text) is not None
 
 
 def _complete(tokens: Sequence[Token], comma: Token) -> bool:

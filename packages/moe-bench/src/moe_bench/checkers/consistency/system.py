@@ -36,6 +36,8 @@ class Relation:
     span: tuple[int, int]
     text: str
     """As it is written."""
+    defines: bool = False
+    """Whether it says what a symbol is to stand for from here on ("let x = 3"), which may be anew."""
 
     @property
     def difference(self) -> Polynomial:

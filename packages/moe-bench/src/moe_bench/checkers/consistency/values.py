@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from fractions import Fraction
 
 from moe_bench.checkers.base import Finding, Status
+from moe_bench.checkers.consistency.definitions import Definitions
 from moe_bench.checkers.consistency.polynomials import Polynomial
 from moe_bench.checkers.consistency.statements import (
     Sentence,
@@ -48,21 +49,23 @@ def contradictions_of_values(problem: str, steps: Sequence[str]) -> Iterator[Fin
             if names or relation.left.value is None or relation.right.value is None:
                 yield relation
 
-    givens = System()
-    if not _SETS.search(problem):
-        for sentence in sentences_of(problem, -1, functions, known):
-            if not _GIVEN_IN_CASES.search(sentence.text):
-                for relation in readable(sentence):
+    givens, definitions = System(), Definitions()
+    for sentence in sentences_of(_without_drawing(problem), -1, functions, known):
+        if not _GIVEN_IN_CASES.search(sentence.text) and not _SETS.search(problem):
+            for relation in readable(sentence):
+                if not definitions.learn(relation):
                     givens.add(relation)
     scope = System(list(givens.relations))
     several = set[str]().union(*(_with_several_roots(r) for r in givens.relations))
     for number, step in enumerate(steps):
-        for sentence in sentences_of(step, number, functions, known):
+        for sentence in sentences_of(_without_drawing(step), number, functions, known):
             if sentence.opens_scope:
                 scope = System(list(givens.relations))
                 continue
             for relation in readable(sentence):
                 several |= _with_several_roots(relation)
+                for value in definitions.values(relation):
+                    scope.add(value)
                 conflict = scope.add(relation)
                 if conflict is None:
                     continue
@@ -70,7 +73,7 @@ def contradictions_of_values(problem: str, steps: Sequence[str]) -> Iterator[Fin
                 if all(r.step == number for r in others):
                     unclear |= relation.difference.symbols
                 elif _is_update(relation, others):
-                    scope.forget(relation.left.symbols)
+                    scope.forget({relation.left.symbol or relation.right.symbol or ""})
                     scope.add(relation)
                 elif _is_other_root(relation, others, several):
                     unclear |= relation.difference.symbols
@@ -78,8 +81,15 @@ def contradictions_of_values(problem: str, steps: Sequence[str]) -> Iterator[Fin
                     yield _finding(relation, conflict)
 
 
+def _without_drawing(text: str) -> str:
+    """A text up to the program of a figure."""
+    return text.partition("[asy]")[0]
+
+
 def _is_update(relation: Relation, others: Collection[Relation]) -> bool:
-    """Whether a symbol is given a new value made from its old one, as in "u = 5", "u = 5 + 50"."""
+    """Whether a symbol is given a new value knowingly: "let u = 3", or made from its old one, as in "u = 5", "u = 5 + 50"."""
+    if relation.defines and (relation.left.symbol or relation.right.symbol):
+        return True
     if relation.left.symbol is None or relation.right.constant is None:
         return False
     numbers = {Fraction(n) for n in re.findall(r"-?\d+(?:\.\d+)?", relation.text.partition("=")[2])}
