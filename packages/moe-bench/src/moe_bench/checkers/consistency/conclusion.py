@@ -29,6 +29,8 @@ _BARE = re.compile(
     r"(?:boxed)?[^a-z]*$",
     re.I,
 )
+_LONGEST = 200
+"""Characters of a number; nobody states a longer one."""
 _FORMULA = re.compile(r"[=+*/^<>≈&-]\s*[\\$({]*\s*$|\\(?:approx|cdot|times|le|ge|leq|geq|implies|Rightarrow)\s*$")
 _WORDS = dict(
     zip(
@@ -140,15 +142,15 @@ def _numbers(text: str) -> Iterator[tuple[Fraction, str, int]]:
     for match in _NUMBER.finditer(text):
         value = _read(match)
         if value is not None:
-            yield value, match.group().strip(), match.start()
+            yield value, match.group().strip(), match.end() - len(match.group().strip())
         if match["a"] or match["c"]:
             for part in ("a", "b", "c", "d"):
-                if match[part]:
+                if match[part] and len(match[part]) <= _LONGEST:
                     yield Fraction(match[part].replace(",", "")), match[part], match.start(part)
 
 
 def _read(match: re.Match[str] | None) -> Fraction | None:
-    if match is None:
+    if match is None or match.end() - match.start() > _LONGEST:
         return None
     groups = {k: v.replace(",", "") for k, v in match.groupdict().items() if v is not None}
     above, below = groups.get("a") or groups.get("c") or groups["e"], groups.get("b") or groups.get("d") or "1"

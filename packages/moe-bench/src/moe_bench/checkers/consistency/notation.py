@@ -40,6 +40,8 @@ _RELATIONS = {
     "≤": "<=", "\\le": "<=", "\\leq": "<=", "≥": ">=", "\\ge": ">=", "\\geq": ">=", "≠": "!=", "\\ne": "!=", "\\neq": "!=",
     "\\approx": "~", "≈": "~", "\\lt": "<", "\\gt": ">", "==": "=",
 }  # fmt: skip
+_DIGITS = 60
+"""Digits of a number; longer ones are not read."""
 _SHORT_WORDS = frozenset(
     [
         "ab",
@@ -142,6 +144,8 @@ def tokenize(text: str) -> list[Token]:
             in_math = not in_math if piece[0] == "$" else piece in {"\\(", "\\["}
         if kind in {"space", "skip"}:
             continue
+        if kind == "number" and len(piece) > _DIGITS:
+            kind = "other"
         if kind == "relation":
             piece = _RELATIONS.get(piece, piece)
         if kind == "operator":
@@ -388,9 +392,11 @@ class _Reader:
         return symbol(name)
 
     def index(self) -> str:
+        if self.kind() not in {"letter", "number", "greek"} and self.text() != "{":
+            raise UnreadableError("no index after _")
         if self.text() != "{":
             self.position += 1
-            return self.tokens[self.position - 1].text if self.position <= len(self.tokens) else ""
+            return self.tokens[self.position - 1].text
         end = next((i for i in range(self.position, len(self.tokens)) if self.tokens[i].text == "}"), None)
         if end is None:
             raise UnreadableError("an index that does not end")

@@ -10,7 +10,7 @@ from fractions import Fraction
 from moe_bench.checkers.base import Finding, Status
 from moe_bench.checkers.consistency.statements import SUPPOSES, split_sentences, word_set
 
-_NUMBER = r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
+_NUMBER = r"-?(?:\d{1,3}(?:,\d{3}){1,20}|\d{1,60})(?:\.\d{1,60})?"
 _IS = re.compile(
     rf"(?:^|[,;:]|\b(?:so|thus|therefore|then|hence|and|that|because|since|find|get))\s*the\s+"
     rf"(?P<name>(?:[a-z][a-z'’-]*\s+){{1,8}}?)(?:is|are|was|were|equals|=|is equal to)\s+"

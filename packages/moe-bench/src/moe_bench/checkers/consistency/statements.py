@@ -31,6 +31,8 @@ _DENIED = re.compile(r"\b(?:not|no|never|cannot|neither|nor|impossible|false|unt
 """Words after which an equation in the same sentence is a wish, a condition or a choice, not an assertion."""
 
 
+_LONGEST = 3000
+"""Characters of a sentence; longer ones are no sentences, and are not read."""
 _DEFINES = re.compile(r"\b(?:let|lets|let['’]s|define|denote|call|redefine)\b", re.I)
 _INSTEAD = re.compile(r"\b(?:instead of|rather than|unlike|except)\s+[$\\(]*$", re.I)
 
@@ -113,7 +115,7 @@ def sentences_of(text: str, step: int, functions: Collection[str], known: Collec
 def _relations(
     part: str, offset: int, step: int, functions: Collection[str], known: Collection[str]
 ) -> Iterator[Relation]:
-    if _DENIED.search(part):
+    if _DENIED.search(part) or len(part) > _LONGEST:
         return
     tokens = tokenize(part)
     for run in mathematical_runs(tokens, known):

@@ -15,6 +15,8 @@ from moe_bench.checkers.consistency.notation import UnreadableError
 from moe_bench.checkers.consistency.polynomials import Monomial, Polynomial, TooLargeError
 
 _ROUNDS = 3
+_MOST = 40
+"""Statements that are kept; of more, the oldest of the steps is let go."""
 _ROUNDED = 0.02
 """Share of the terms' size that is put down to rounding, where a decimal number or ≈ is among the statements."""
 _COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
@@ -73,6 +75,9 @@ class System:
             return None
         if conflict is None:
             self.relations.append(relation)
+            if len(self.relations) > _MOST:
+                oldest = next((i for i, r in enumerate(self.relations) if r.step >= 0), 0)
+                del self.relations[oldest]
         return conflict
 
     def forget(self, symbols: Collection[str]) -> None:

@@ -92,7 +92,7 @@ def _is_update(relation: Relation, others: Collection[Relation]) -> bool:
         return True
     if relation.left.symbol is None or relation.right.constant is None:
         return False
-    numbers = {Fraction(n) for n in re.findall(r"-?\d+(?:\.\d+)?", relation.text.partition("=")[2])}
+    numbers = {Fraction(n) for n in re.findall(r"-?\d{1,60}(?:\.\d{1,60})?", relation.text.partition("=")[2])}
     old = {r.right.constant for r in others if r.left.symbol == relation.left.symbol}
     return len(numbers) > 1 and bool(numbers & old)
 
