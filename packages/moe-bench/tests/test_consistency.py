@@ -245,3 +245,8 @@ def test_long_and_nested_texts_take_no_time(text: str) -> None:
     begun = time.process_time()
     found("", text, text)
     assert time.process_time() - begun < 10
+
+
+def test_an_equation_of_sines_is_no_definition_of_the_sine() -> None:
+    problem = "In the triangle $\\sin A = 2 \\cos A$."
+    assert contradicted(problem, "We found $\\cos A = \\frac{1}{3}$.", "So $\\sin A = \\frac{1}{5}$.") == [(1, 0)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from moe_bench.checkers.consistency.polynomials import Atom, Polynomial, TooLargeError, single
+from moe_bench.checkers.consistency.polynomials import FUNCTIONS, Atom, Polynomial, TooLargeError, single
 from moe_bench.checkers.consistency.system import Relation
 
 
@@ -20,7 +20,7 @@ class Definitions:
     def learn(self, relation: Relation) -> bool:
         """Take a relation as a definition, where it is one: f(x) = a formula in x alone."""
         applied = self._applied(relation)
-        if applied is None or relation.right.symbols - applied.arguments[0].symbols:
+        if applied is None or applied.kind in FUNCTIONS or relation.right.symbols - applied.arguments[0].symbols:
             return False
         if applied.kind in self.formulas:
             self.several.add(applied.kind)

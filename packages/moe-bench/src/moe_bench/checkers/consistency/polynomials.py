@@ -51,6 +51,9 @@ class Atom:
         return frozenset[str]().union(*(a.symbols for a in self.arguments))
 
 
+FUNCTIONS = frozenset({"inverse", "abs", "factorial", "sqrt", "power", "root", "sin", "cos", "tan", "ln"})
+"""Kinds of atom whose meaning is fixed; any other with arguments is a function that a text names."""
+
 Monomial = tuple[tuple[Atom, int], ...]
 """Atoms with their positive powers, by canonical form; () is the constant."""
 
