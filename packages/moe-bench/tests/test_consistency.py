@@ -250,3 +250,9 @@ def test_long_and_nested_texts_take_no_time(text: str) -> None:
 def test_an_equation_of_sines_is_no_definition_of_the_sine() -> None:
     problem = "In the triangle $\\sin A = 2 \\cos A$."
     assert contradicted(problem, "We found $\\cos A = \\frac{1}{3}$.", "So $\\sin A = \\frac{1}{5}$.") == [(1, 0)]
+
+
+def test_thousands_may_be_set_apart_by_spaces() -> None:
+    assert found("", "The price is $80 000 + $20 000 = $100 000.", "#### 100,000") == []
+    (finding,) = found("", "The price is $80 000 + $20 000 = $100 000.", "#### 120,000")
+    assert "120,000" in finding.reason

@@ -29,6 +29,8 @@ _BARE = re.compile(
     r"(?:boxed)?[^a-z]*$",
     re.I,
 )
+_SPACED = re.compile(r"(?<!\d)\d{1,3}(?: \d{3}){1,5}(?!\d)")
+"""Thousands set apart by spaces, as some write them."""
 _LONGEST = 200
 """Characters of a number; nobody states a longer one."""
 _FORMULA = re.compile(r"[=+*/^<>≈&-]\s*[\\$({]*\s*$|\\(?:approx|cdot|times|le|ge|leq|geq|implies|Rightarrow)\s*$")
@@ -139,6 +141,8 @@ def _stated(text: str, step: int, heading: int) -> Iterator[_Stated]:
 
 
 def _numbers(text: str) -> Iterator[tuple[Fraction, str, int]]:
+    for spaced in _SPACED.finditer(text):
+        yield Fraction(spaced.group().replace(" ", "")), spaced.group(), spaced.start()
     for match in _NUMBER.finditer(text):
         value = _read(match)
         if value is not None:
