@@ -11,7 +11,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from moe_bench.checkers.consistency.notation import UnreadableError
 from moe_bench.checkers.consistency.polynomials import Monomial, Polynomial, TooLargeError
 
 _ROUNDS = 3
@@ -69,20 +68,33 @@ class System:
 
     def add(self, relation: Relation) -> Conflict | None:
         """Take a statement in, or tell what it contradicts; then it is not taken in."""
-        try:
-            conflict = _solve([*self.relations, relation])
-        except (TooLargeError, ZeroDivisionError, UnreadableError):
-            return None
-        if conflict is None:
-            self.relations.append(relation)
-            if len(self.relations) > _MOST:
-                oldest = next((i for i, r in enumerate(self.relations) if r.step >= 0), 0)
-                del self.relations[oldest]
-        return conflict
+        conflict = _attempt([*self.relations, relation])
+        if conflict is not None:
+            return self._simplest(relation, conflict)
+        self.relations.append(relation)
+        if len(self.relations) > _MOST:
+            oldest = next((i for i, r in enumerate(self.relations) if r.step >= 0), 0)
+            del self.relations[oldest]
+        return None
+
+    def _simplest(self, relation: Relation, conflict: Conflict) -> Conflict:
+        """The conflict with one statement, the latest there is, where one is enough: it is the easiest to see."""
+        if len(conflict.relations) <= 2:
+            return conflict
+        pairs = (_attempt([other, relation]) for other in reversed(self.relations))
+        return next((pair for pair in pairs if pair is not None and relation in pair.relations), conflict)
 
     def forget(self, symbols: Collection[str]) -> None:
         """Leave out all that was said of symbols."""
         self.relations = [r for r in self.relations if not r.difference.symbols & set(symbols)]
+
+
+def _attempt(relations: Sequence[Relation]) -> Conflict | None:
+    """What contradicts what; None also where that is too large to tell."""
+    try:
+        return _solve(relations)
+    except (TooLargeError, ZeroDivisionError):
+        return None
 
 
 def _solve(relations: Sequence[Relation]) -> Conflict | None:
