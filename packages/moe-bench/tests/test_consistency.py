@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from moe_bench.checkers.base import Finding, Status, assess
 from moe_bench.checkers.consistency import ConsistencyChecker
-from moe_bench.checkers.consistency.notation import UnreadableError, parse, tokenize
+from moe_bench.checkers.consistency.notation import tokenize
+from moe_bench.checkers.consistency.parser import UnreadableError, parse
 from moe_bench.checkers.consistency.system import Relation, System
 
 

@@ -9,6 +9,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ def selftest_consistency(data: Path) -> list[Row]:
         *_by_detector(data / "prmbench"),
         *gold_solutions(data),
         *correct_solutions(data / "processbench"),
+        *bbh_outputs(data / "bbh"),
     ]
 
 
@@ -164,6 +166,27 @@ def correct_solutions(folder: Path) -> Iterator[Row]:
             note=f"first flagged step at the first wrong one in {sum(a == b for a, b in flagged)}, after it in "
             f"{sum(a > b for a, b in flagged)}, before it in {sum(a < b for a, b in flagged)}",
         )
+
+
+def bbh_outputs(folder: Path) -> Iterator[Row]:
+    """Codex's chains of thought on the tasks of BIG-Bench Hard: alarms where the answer is right, and where it is wrong."""
+    path = folder / "code_davinci_002_outputs.jsonl"
+    if not path.is_file():
+        return
+    prompts: dict[str, list[dict[str, str]]] = {}
+    right, wrong = list[tuple[str, str, list[str]]](), list[tuple[str, str, list[str]]]()
+    for row in _lines(path):
+        if row["mode"] != "cot":
+            continue
+        task, text = row["task"], row["prediction"]
+        if task not in prompts:
+            prompts[task] = json.loads((folder / f"{task}.json").read_text(encoding="utf-8"))["examples"]
+        steps = [s for s in re.split(r"\n|(?<=[.])\s+", text) if s.strip()]
+        same = text.split("the answer is ")[-1].strip().removesuffix(".") == row["target"]
+        (right if same else wrong).append((f"{task} {row['i']}", prompts[task][row["i"]]["input"], steps))
+    yield _alarms("BBH outputs (cot) with the right answer", right)
+    flagged = _alarms("BBH outputs (cot) with a wrong answer", wrong)
+    yield replace(flagged, metric="flagged", disagreements=(), note="most wrong ones contradict nothing that they say")
 
 
 def _by_detector(folder: Path) -> Iterator[Row]:

@@ -15,7 +15,7 @@ _OPPOSITES = {
         "even/odd positive/negative prime/composite true/false possible/impossible rational/irrational increasing/decreasing "
         "parallel/perpendicular valid/invalid finite/infinite acute/obtuse convergent/divergent guilty/innocent alive/dead "
         "open/closed empty/full equal/unequal consistent/inconsistent divisible/indivisible divergent/convergent "
-        "defined/undefined reducible/irreducible convex/concave left/right likely/unlikely bounded/unbounded"
+        "defined/undefined reducible/irreducible convex/concave likely/unlikely bounded/unbounded"
     )
 }
 _OPPOSITE = {a: b for pair in _OPPOSITES for a in pair for b in pair if a != b}

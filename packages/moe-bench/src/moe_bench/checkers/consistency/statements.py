@@ -11,7 +11,8 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from moe_bench.checkers.consistency.notation import Token, UnreadableError, mathematical_runs, parse, tokenize
+from moe_bench.checkers.consistency.notation import Token, mathematical_runs, tokenize
+from moe_bench.checkers.consistency.parser import UnreadableError, parse
 from moe_bench.checkers.consistency.polynomials import Polynomial
 from moe_bench.checkers.consistency.system import Relation
 
