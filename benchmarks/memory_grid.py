@@ -83,6 +83,7 @@ MODELS: dict[str, dict[str, Any]] = {
                     "head_dim": 32, "interleave_moe_layer_step": 2, "attention_chunk_size": 256},
     "gemma4_text": {"intermediate_size": 160, "moe_intermediate_size": 96, "num_experts": 8, "top_k_experts": 2, "enable_moe_block": True,
                     "head_dim": 32, "global_head_dim": 32, "hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0,
+                    "final_logit_softcapping": 30.0,
                     "layer_types": ["sliding_attention", "sliding_attention", "full_attention"], "sliding_window": 512},
     "lfm2_moe": {"moe_intermediate_size": 96, "intermediate_size": 256, "num_experts": 8, "num_experts_per_tok": 2, "num_dense_layers": 1,
                  "layer_types": ["conv", "full_attention", "conv"]},

@@ -10,6 +10,7 @@ from moe_memprof.errors import MemprofError
 from moe_memprof.parallel import check, host_parts
 from moe_memprof.phases import evaluate_phase, load_phase, save_phase, step_phase
 from moe_memprof.plan import Estimate, Phase
+from moe_memprof.replay.exactness import beyond_the_replay
 from moe_memprof.spec import RunSpec
 from moe_memprof.weights import trained
 
@@ -42,7 +43,7 @@ def estimate(spec: RunSpec) -> Estimate:
         trainable_parameters=sum(t.elements for t in trains),
         phases=phases,
         host=tuple(host_parts(model, trains, spec)),
-        not_modelled=NOT_MODELLED,
+        not_modelled=(*NOT_MODELLED, *beyond_the_replay(spec.config)),
     )
 
 

@@ -54,6 +54,19 @@ CONTEXT = "CUDA context and libraries"
 
 
 @dataclass(frozen=True, kw_only=True)
+class ErrorBand:
+    """Between what an estimated peak may turn out to be."""
+
+    low: int | None
+    """Bytes; None where nothing like it has been measured."""
+    high: int | None
+    readings: int
+    """Measurements it rests on."""
+    basis: str
+    """Which measurements those are, or why there are none."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Estimate:
     """What a fine-tune takes."""
 
@@ -64,6 +77,8 @@ class Estimate:
     host: tuple[Part, ...] = ()
     """In host memory, for the device's sake: paged and offloaded states of all ranks of one machine."""
     not_modelled: tuple[str, ...]
+    band: ErrorBand | None = None
+    """Of the binding phase's peak; None until it is asked for."""
 
     def __post_init__(self) -> None:
         """Refuse an estimate without phases."""
@@ -105,4 +120,5 @@ class Estimate:
             ],
             "host": [vars(part) for part in self.host],
             "not_modelled": list(self.not_modelled),
+            "band": None if self.band is None else vars(self.band),
         }

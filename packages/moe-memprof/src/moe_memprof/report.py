@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from moe_memprof.plan import Estimate, Phase
+from moe_memprof.plan import ErrorBand, Estimate, Phase
 from moe_memprof.receipts import Receipt, summarise
 
 if TYPE_CHECKING:
@@ -53,8 +53,24 @@ def render_estimate(console: Console, estimate: Estimate, *, budget: int | None 
     if budget is not None:
         fits = estimate.peak <= budget
         verdict = Text("fits" if fits else "does not fit", style="bold green" if fits else "bold red")
-        console.print(Text.assemble(verdict, f": {size(estimate.peak)} of {size(budget)}"))
+        console.print(Text.assemble(verdict, f": {size(estimate.peak)} of {size(budget)}{_margin(estimate, budget)}"))
+    if estimate.band is not None:
+        console.print(Text(_band(estimate.band), style="dim"))
     console.print(Text("not modelled: " + "; ".join(estimate.not_modelled), style="dim"))
+
+
+def _margin(estimate: Estimate, budget: int) -> str:
+    """What the band makes of the verdict, where it does not stand on one side."""
+    band = estimate.band
+    if band is None or band.low is None or band.high is None or not band.low <= budget < band.high:
+        return ""
+    return ", within the error band: try it before you count on it"
+
+
+def _band(band: ErrorBand) -> str:
+    if band.low is None or band.high is None:
+        return f"error band: none; {band.basis}"
+    return f"error band: {size(band.low)} to {size(band.high)} ({band.basis})"
 
 
 def _phases(estimate: Estimate, binding: Phase) -> Table:

@@ -43,6 +43,7 @@ MODELS: dict[str, dict[str, Any]] = {
               "expert_layer_period": 2, "expert_layer_offset": 1, "mamba_dt_rank": 8},
     "gemma4_text": {"intermediate_size": 96, "moe_intermediate_size": 48, "num_experts": 4, "top_k_experts": 2, "enable_moe_block": True,
                     "head_dim": 16, "global_head_dim": 16, "hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0,
+                    "final_logit_softcapping": 30.0,
                     "layer_types": ["sliding_attention", "sliding_attention", "full_attention"], "sliding_window": 512},
     "lfm2_moe": {"moe_intermediate_size": 48, "intermediate_size": 128, "num_experts": 8, "num_experts_per_tok": 2,
                  "num_dense_layers": 1, "layer_types": ["conv", "full_attention", "conv"]},
@@ -112,7 +113,7 @@ CASES = {
     "latent attention": ("deepseek_v3", replace(HOW, width=2), TASK),
     "gated delta net": ("qwen3_next", replace(ADAPTED, width=2), replace(TASK, checkpointing="non-reentrant")),
     "selective scan": ("jamba", HOW, TASK),
-    "sandwich": ("gemma4_text", HOW, TASK),
+    "sandwich, capped logits": ("gemma4_text", HOW, replace(TASK, capped_logits=True)),
     "short convolution": ("lfm2_moe", HOW, TASK),
     "all experts": ("llama4_text", ADAPTED, TASK),
 }  # fmt: skip

@@ -163,6 +163,7 @@ def write_receipt(
     Measured are the tensors' live bytes above what was there before the step, so weights, adapters and optimizer state are in
     neither number.
     """
+    from moe_memprof.error_band import step_rise
     from moe_memprof.receipts import Reading, Receipt
 
     t = config.training
@@ -173,7 +174,7 @@ def write_receipt(
         made, _ = _estimate(config, loaded, data, group, None, micro_batches=len(groups))
         if made is None:
             return None
-        planned = max(planned, step_rise(made))
+        planned = max(planned, step_rise(made.phase("step")))
     receipt = Receipt(
         label=path.parent.name,
         readings=(Reading(phase="step", estimated=planned, measured=measured.peak),),
@@ -181,9 +182,3 @@ def write_receipt(
     )
     receipt.save(path)
     return receipt
-
-
-def step_rise(estimate: Estimate) -> int:
-    """How far the step's tensor bytes rise above weights, adapters and optimizer state."""
-    fixed = ("weights:", "LoRA:", "optimizer state", "master weights", "Python", "allocator:")
-    return sum(part.bytes for part in estimate.phase("step").parts if not part.name.startswith(fixed))

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 @click.option(
     "--traced", is_flag=True, help="A second opinion from the model's real code on fake tensors (needs torch)."
 )
+@click.option("--receipts", multiple=True, type=click.Path(path_type=Path), metavar="PLACE",
+              help="Receipts of your runs, or folders of runs, for the error band; runs/ where it is there.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the estimate as JSON.")
 @mendable
 def estimate(
@@ -39,6 +41,7 @@ def estimate(
     routing: str | None,
     picture: str | None,
     traced: bool,
+    receipts: tuple[Path, ...],
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -46,6 +49,7 @@ def estimate(
 
     With --gpu or --available the exit code says whether it fits: 0 yes, 1 no.
     """
+    from moe_memprof.error_band import error_band, find_receipts
     from moe_memprof.estimate import estimate as make
 
     budget = make_budget(gpu, available, memory_fraction)
@@ -65,6 +69,8 @@ def estimate(
             raise
         # An architecture without closed forms: the traced estimate is the only one.
         _only_traced(_trace(spec, as_json), budget=None if budget is None else budget.bytes, as_json=as_json)
+    places = receipts or tuple(p for p in (Path("runs"),) if p.is_dir())
+    made = replace(made, band=error_band(spec, made, find_receipts(places)))
     if traced:
         second = _trace(spec, as_json)
     if picture:

@@ -109,7 +109,9 @@ class MemoryTracker:
 
 def _device_allocated() -> int | None:
     torch = sys.modules.get("torch")  # looked up and not imported: without torch in use there is nothing to see
-    cuda: Any = getattr(torch, "cuda", None)  # while another thread is in the middle of importing torch, parts of it are missing
+    cuda: Any = getattr(
+        torch, "cuda", None
+    )  # while another thread is in the middle of importing torch, parts of it are missing
     if not hasattr(cuda, "is_initialized") or not cuda.is_available() or not cuda.is_initialized():
         return None
     return int(cuda.memory_allocated())

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
-from moe_memprof.architectures.base import Attention, Dense, Experts, Layer, StateMixer
+from moe_memprof.architectures.base import Attention, Dense, Experts, Layer
 from moe_memprof.replay.attention import attention
 from moe_memprof.replay.engine import Memory, Tensor
 from moe_memprof.replay.experts import batched_experts, eager_experts, every_expert, grouped_experts
 from moe_memprof.replay.how import How
 from moe_memprof.replay.linears import linear, norm
-from moe_memprof.replay.mixers import EXACT, state_mixer
+from moe_memprof.replay.mixers import state_mixer
 from moe_memprof.replay.ops import add, mul, reduce_sum, scale, unary
 from moe_memprof.replay.routers import route
 
@@ -119,11 +118,3 @@ def _joined(m: Memory, how: How, x: Tensor, out: Tensor) -> Tensor:
         if how.written.scaled_residual:
             return add(m, x, scale(m, out))
         return add(m, x, out)
-
-
-def exactness(layer: Layer, how: How) -> Literal["derived", "heuristic"]:
-    """Whether a layer's replay follows its code operation by operation, or approximates a part of it."""
-    mixer = layer.mixer
-    rough = isinstance(mixer, StateMixer) and (mixer.kind not in EXACT or (how.kernels and how.device == "cuda"))
-    rough = rough or not how.written.exact
-    return "heuristic" if rough or (how.adapts_experts and how.expert_lora == "grouped") else "derived"

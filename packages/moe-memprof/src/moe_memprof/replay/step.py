@@ -66,6 +66,8 @@ class Task:
     wanted: int = 0
     """Positions with a loss."""
     checkpointing: Literal["none", "non-reentrant", "reentrant"] = "none"
+    capped_logits: bool = False
+    """Logits are divided, squashed by tanh and multiplied again (final_logit_softcapping)."""
     accumulating: bool = False
     """Gradients of an earlier micro-batch are there, and new ones are added to them."""
 
@@ -231,6 +233,10 @@ def _head(m: Memory, how: How, model: Model, task: Task, x: Tensor) -> Tensor:
     with m.labelled("logits"):
         logits = matmul(m, x, head, how.tokens)
         if how.written.scaled_logits:
+            logits = scale(m, logits)
+        if task.capped_logits:
+            logits = scale(m, logits)
+            logits = unary(m, logits, save="out")
             logits = scale(m, logits)
     del x
     with m.labelled("loss"):
