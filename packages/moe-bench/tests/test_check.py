@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from moe_bench.checkers.registry import GROUPS
 from moe_bench.cli import main
 
 WRONG = {"problem": "Find y.", "steps": ["So x = 3 and y = 4.", "We use x = 5."], "id": "w"}
@@ -66,6 +67,7 @@ def test_standard_input_and_samples_of_a_run(tmp_path: Path) -> None:
     assert len(json.loads(result.output)["solutions"][0]["steps"]) == 2
 
 
+@pytest.mark.skipif("arithmetic" not in GROUPS, reason="the checker of calculations is not part of this moe-bench")
 def test_all_checkers_together_judge_a_calculation() -> None:
     result = run(
         "--problem",

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.util import find_spec
 
 from moe_bench.checkers.base import Checker
 from moe_bench.errors import BenchError
 
-GROUPS = ("arithmetic", "rules", "deduction", "consistency")
+_MODULES = {
+    "arithmetic": "moe_bench.checkers.arithmetic",
+    "rules": "moe_bench.checkers.rules",
+    "deduction": "moe_bench.checkers.deduction",
+    "consistency": "moe_bench.checkers.consistency",
+}
+GROUPS = tuple(group for group, module in _MODULES.items() if find_spec(module) is not None)
 """Calculations; simulated tasks (tracking, sorting, brackets, ...); facts and rules; contradictions."""
 
 
@@ -25,19 +32,17 @@ def make_checkers(groups: Sequence[str] = GROUPS, *, nli: str | None = None) -> 
     for group in groups:
         if group not in GROUPS:
             raise BenchError(f"checker {group!r} is not known; there are {', '.join(GROUPS)}")
-    made: list[Checker] = []
-    if "arithmetic" in groups:
-        made.append(import_module("moe_bench.checkers.arithmetic").ArithmeticChecker())
-    if "rules" in groups:
-        made += import_module("moe_bench.checkers.rules").RULE_CHECKERS
-    if "deduction" in groups:
-        made.append(import_module("moe_bench.checkers.deduction").DeductionChecker())
-    if "consistency" in groups:
-        from moe_bench.checkers.consistency import ConsistencyChecker, make_entailment
-
-        made.append(ConsistencyChecker(make_entailment(nli) if nli else None))
-    elif nli:
+    if nli and "consistency" not in groups:
         raise BenchError(
             "an NLI model is asked by the checker consistency, which is left out; add it, or leave the model out"
         )
+    made: list[Checker] = []
+    for group in groups:
+        module = import_module(_MODULES[group])
+        if group == "rules":
+            made += module.RULE_CHECKERS
+        elif group == "consistency":
+            made.append(module.ConsistencyChecker(module.make_entailment(nli) if nli else None))
+        else:
+            made.append(getattr(module, f"{group.capitalize()}Checker")())
     return tuple(made)

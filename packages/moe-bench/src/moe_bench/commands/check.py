@@ -76,6 +76,7 @@ def check(
         for one, assessment in judged:
             if assessment.first_invalid is not None or not wrong:
                 render(console, one, assessment)
+        console.print(f"[dim]checked by {', '.join(c.name for c in checkers)}[/]")
         if len(judged) > 1:
             _render_totals(console, judged)
         for name, reason in _broken_models().items():

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 from moe_bench.errors import BenchError
 from moe_bench.selftest.row import Row
 
-PARTS = ("answers", "arithmetic", "logic", "consistency", "together")
+PARTS = tuple(
+    part
+    for part in ("answers", "arithmetic", "logic", "consistency", "together")
+    if find_spec(f"moe_bench.selftest.{part}") is not None
+)
 """Extraction and equivalence of answers; calculations; facts, rules and simulations; contradictions; all checkers as one."""
 SOURCES = (
     "GSM8K (github.com/openai/grade-school-math), ProcessBench (huggingface.co/datasets/Qwen/ProcessBench), PRMBench "
