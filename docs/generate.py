@@ -1,7 +1,7 @@
 """Write the pages that follow from the code: python docs/generate.py
 
-configuration.md from the configuration's keys, hardware.md's table from moe-memprof, architectures.md from moe-router. A test compares
-them with the code.
+configuration.md from the configuration's keys, hardware.md's table from moe-memprof, architectures.md from moe-router, checkers.md's
+table from benchmarks/moe_bench_selftest.json. A test compares them with the code and the figures.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from moe_bench.commands.selftest import figure
 from moe_memprof.hardware import TABLE
 from moe_memprof.hardware.report import number
 from moe_router.architectures.support import ARCHITECTURES
@@ -50,6 +51,43 @@ def hardware(page: str) -> str:
     before, _, rest = page.partition(TABLE_START)
     _, _, after = rest.partition(TABLE_END)
     return f"{before}{TABLE_START}\n\n{hardware_table()}\n\n{TABLE_END}{after}"
+
+
+def checkers(page: str) -> str:
+    """The page with its table anew; what is around the marks is written by hand."""
+    before, _, rest = page.partition(TABLE_START)
+    _, _, after = rest.partition(TABLE_END)
+    return f"{before}{TABLE_START}\n\n{checkers_table()}\n\n{TABLE_END}{after}"
+
+
+def checkers_table() -> str:
+    rows = json.loads((DOCS.parent / "benchmarks" / "moe_bench_selftest.json").read_text(encoding="utf-8"))["rows"]
+    notes: list[str] = []
+    lines = ["| checker | data | figure | value | 95 % | n | bar | others |", "|---|---|---|---|---|---|---|---|"]
+    for row in rows:
+        note = "; ".join(s for s in (row["note"], row["source"]) if s)
+        if note and note not in notes:
+            notes.append(note)
+        mark = f" ({notes.index(note) + 1})" if note else ""
+        interval = f"{figure(row['ci'][0])} to {figure(row['ci'][1])}" if row["ci"] else ""
+        limit = (
+            ""
+            if row["bar"] is None
+            else f"{'≤' if row['at_most'] else '≥'} {figure(row['bar'])}, {'reached' if row['met'] else 'missed'}"
+        )
+        others = "" if row["published"] is None else figure(row["published"])
+        cells = (
+            row["checker"],
+            row["data"],
+            row["metric"] + mark,
+            figure(row["value"]),
+            interval,
+            str(row["n"]),
+            limit,
+            others,
+        )
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join([*lines, "", *(f"{i}. {note}" for i, note in enumerate(notes, start=1))])
 
 
 def hardware_table() -> str:
@@ -103,8 +141,9 @@ mine = "my_package.adapter:MyAdapter"
 def main() -> None:
     (DOCS / "architectures.md").write_text(architectures())
     (DOCS / "configuration.md").write_text(configuration())
-    page = DOCS / "hardware.md"
-    page.write_text(hardware(page.read_text()))
+    for name, fill in (("hardware.md", hardware), ("checkers.md", checkers)):
+        page = DOCS / name
+        page.write_text(fill(page.read_text()))
 
 
 if __name__ == "__main__":

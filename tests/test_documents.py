@@ -84,6 +84,24 @@ def test_every_gpu_is_in_the_table() -> None:
         assert line in text, f"{row.name}: run `python docs/generate.py`"
 
 
+def test_every_figure_of_the_checkers_is_that_of_the_benchmark() -> None:
+    from moe_bench.commands.selftest import figure
+
+    text = (ROOT / "docs" / "checkers.md").read_text()
+    rows = json.loads((ROOT / "benchmarks" / "moe_bench_selftest.json").read_text())["rows"]
+    table = [line for line in text.splitlines() if line.count("|") == 9 and not line.startswith(("| checker", "|---"))]
+    assert len(table) == len(rows) > 30, "run `python docs/generate.py`"
+    for line, row in zip(table, rows, strict=True):
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+        assert cells[:2] == [row["checker"], row["data"]]
+        assert cells[2].startswith(row["metric"])
+        assert cells[3] == figure(row["value"])
+        assert cells[5] == str(row["n"])
+        assert ("missed" in cells[6]) == (row["met"] is False)
+        assert ("reached" in cells[6]) == (row["met"] is True)
+    assert {"answers", "consistency", "all checkers"} <= {row["checker"] for row in rows}
+
+
 def test_every_schema_is_documented() -> None:
     text = (ROOT / "docs" / "formats.md").read_text()
     found = set()
