@@ -187,7 +187,7 @@ def test_what_does_not_pass_is_one_line(
 def test_it_goes_on_where_it_was_given_up(server: Server, tmp_path) -> None:
     server.mood = lambda n: (500, {}, {"error": "down"}) if n > 9 else None
     model = ServedModel(server.url, "m", concurrency=2, retries=2)
-    with pytest.raises(BenchError, match="500 for item .* .down.; tried 3 times. The same command goes on"):
+    with pytest.raises(BenchError, match=r"500 for item .* .down.; tried 3 times. The same command goes on"):
         run_items(model, ITEMS, tmp_path / "r", suite="s", model_name="m")
     there = len(read_samples(tmp_path / "r"))
     assert 8 <= there <= 10
@@ -202,7 +202,7 @@ def test_nobody_there_too_slow_and_no_address(server: Server) -> None:
         answers(ServedModel("http://127.0.0.1:9/v1", "m"))
     assert time.monotonic() - begun < 5
     server.mood = lambda _: time.sleep(0.5)  # type: ignore[assignment, return-value]
-    with pytest.raises(BenchError, match="no answer within 0.1 s; give it longer.*tried 2 times"):
+    with pytest.raises(BenchError, match=r"no answer within 0.1 s; give it longer.*tried 2 times"):
         answers(ServedModel(server.url, "m", timeout=0.1, retries=1))
     with pytest.raises(BenchError, match="must begin with http"):
         ServedModel("localhost:8000", "m")

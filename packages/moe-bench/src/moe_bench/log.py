@@ -159,8 +159,6 @@ def collect_parts(folder: Path, order: Mapping[Key, int]) -> None:
     Safe to be killed at any point: parts go only when all of them is there, and what is there already is not put there again.
     """
     parts = sorted((folder / "parts").glob("*.jsonl"))
-    if not parts:
-        return
     for path in parts:
         _drop_torn_line(path)
     there = {key_of(sample) for sample in read_samples(folder)}
