@@ -99,7 +99,7 @@ class Decoder:
         import torch
 
         with watch.phase("prompt"):
-            state = self._read(rows, None)
+            state = self._read(rows, None, apart=True)  # what is counted is counted for every answer
             alive = self._take(state, state.rows)
         with watch.phase("answer"):
             while any(alive):
@@ -185,13 +185,14 @@ class Decoder:
         self._forward(ids_1P, torch.ones_like(ids_1P), torch.arange(length, device=self.device)[None], cache)
         return _Shared(length, cache)
 
-    def _read(self, rows: Sequence[Row], shared: _Shared | None) -> _State:
-        """Put new prompts through the model, each different one once."""
+    def _read(self, rows: Sequence[Row], shared: _Shared | None, *, apart: bool = False) -> _State:
+        """Put new prompts through the model, each different one once, or each `apart`."""
         import torch
 
         begin = 0 if shared is None else shared.length
-        place: dict[tuple[int, ...], int] = {}
-        which_N = [place.setdefault(tuple(row.ids[begin:]), len(place)) for row in rows]
+        number: dict[tuple[int, ...], int] = {}
+        which_N = [number.setdefault(tuple(row.ids[begin:]), len(number)) for row in rows]
+        place = [tuple(row.ids[begin:]) for row in rows] if apart else list(number)
         width = max(map(len, place))
         # Padding goes on the left, where generation does not continue from.
         ids_BS = torch.tensor([[self.pad] * (width - len(p)) + list(p) for p in place], device=self.device)
