@@ -148,17 +148,23 @@ def render_observed(console: Console, observed: Mapping[str, dict[str, Any]], ru
 def render_sample(console: Console, sample: dict[str, Any]) -> None:
     """One item from prompt to verdict."""
     right = sample["correct"]
+    method = f", compared as {sample['method']}" if sample.get("method") not in (None, "none") else ""
+    late = "; the comparison took too long and was stopped" if sample.get("timed_out") else ""
+    partial = sample.get("partial")
     body = Text.assemble(
         ("prompt\n", "dim"),
         sample["prompt"],
         ("\n\noutput\n", "dim"),
         sample["output"] or "(nothing)",
+        *([("\n\nworked solution\n", "dim"), sample["reference"]] if sample.get("reference") and not right else []),
         ("\n\nanswer  ", "dim"),
-        f"{sample['answer']}",
-        (f"   found as {sample['strategy']}", "dim"),
+        f"{sample['answer']}" if sample["answer"] is not None else ("none found", "yellow"),
+        (f"   found as {sample['strategy']}{method}{late}", "dim"),
         ("\ntarget  ", "dim"),
         sample["target"],
+        (f"\npartial credit {partial['credit']:.2f} by {partial['measure']}", "dim") if partial and not right else "",
         "" if sample["ended"] else ("\ncut off at the token limit", "yellow"),
     )
-    title = f"{sample['task']} {sample['id']} · " + ("right" if right else "wrong")
+    number = f" answer {sample['sample']}" if sample.get("sample") else ""
+    title = f"{sample['task']} {sample['id']}{number} · " + ("right" if right else "wrong")
     console.print(Panel(body, title=title, title_align="left", border_style="green" if right else "red"))

@@ -180,7 +180,7 @@ class _Work:
             "seconds": round(seconds, 4),
         }
         if item.solution:
-            values["solution"] = item.solution
+            values["reference"] = item.solution
         if item.metadata:
             values["metadata"] = dict(item.metadata)
         return values
