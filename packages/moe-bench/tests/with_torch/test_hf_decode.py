@@ -252,15 +252,13 @@ def test_an_answer_ends_with_its_line(mixtral) -> None:
     tokenizer = tokenizer_of_bytes(template=False)
     script = tokenizer("2+2=4\n#### 4\nQuestion: more and more")["input_ids"]
 
-    class Scripted(MixtralForCausalLM):
-        def forward(self, *args, past_key_values=None, input_ids=None, **kwargs):
-            out = super().forward(*args, past_key_values=past_key_values, input_ids=input_ids, **kwargs)
-            at = past_key_values.get_seq_length() - 3
-            out.logits[:] = -9.0
-            out.logits[..., script[min(at, len(script) - 1)]] = 9.0
-            return out
+    def overwrite(_module, _args, kwargs, out):
+        at = kwargs["past_key_values"].get_seq_length() - 3
+        out.logits[:] = -9.0
+        out.logits[..., script[min(at, len(script) - 1)]] = 9.0
 
-    model = Scripted(mixtral.config).eval()
+    model = MixtralForCausalLM(mixtral.config).eval()
+    model.register_forward_hook(overwrite, with_kwargs=True)
     for sampling, text, tokens, finish in (
         (Sampling(), "2+2=4\n#### 4", 13, "answer"),
         (Sampling(stop_on_answer=False, max_new_tokens=20), "2+2=4\n#### 4\nQuestio", 20, "length"),
