@@ -77,7 +77,7 @@ def render_run(console: Console, header: dict[str, Any], samples: Sequence[dict[
         "right",
         "95 % interval",
         "cut off",
-        "tokens/answer",
+        "tokens",
     ):
         table.add_column(heading, justify="left" if heading in {"task", "right"} else "right")
     tasks = sorted({sample["task"] for sample in samples})
@@ -104,25 +104,20 @@ def render_run(console: Console, header: dict[str, Any], samples: Sequence[dict[
 
 
 def _interval(rows: Sequence[dict[str, Any]]) -> tuple[float, float]:
-    """Wilson's interval; where items have several answers, that of Student's t over the items' shares, since answers to one
-    item go together.
+    """Wilson's interval. Answers to one item go together, so where there are several the effective number of answers is used:
+    p (1 − p) over the variance that the items' shares show (Kish 1965), at least the items and at most the answers.
     """
     from moe_bench.stats import wilson_interval
 
     by_item: dict[str, list[bool]] = {}
     for row in rows:
         by_item.setdefault(row["id"], []).append(row["correct"])
-    if all(len(answers) == 1 for answers in by_item.values()):
-        interval = wilson_interval(sum(a[0] for a in by_item.values()), len(by_item))
-        return interval[0], interval[1]
-    if len(by_item) < 2:
-        return 0.0, 1.0
-    import numpy as np
-    from scipy import stats
-
-    shares = np.array([sum(a) / len(a) for a in by_item.values()])
-    reach = float(stats.t.ppf(0.975, len(shares) - 1) * shares.std(ddof=1) / len(shares) ** 0.5)
-    return max(0.0, float(shares.mean()) - reach), min(1.0, float(shares.mean()) + reach)
+    shares = [sum(answers) / len(answers) for answers in by_item.values()]
+    items, p = len(shares), sum(shares) / len(shares)
+    spread = sum((share - p) ** 2 for share in shares) / (items - 1) / items if items > 1 else 0.0
+    effective = min(max(p * (1 - p) / spread, items), len(rows)) if spread > 0 else items
+    interval = wilson_interval(p * effective, effective)
+    return interval.low, interval.high
 
 
 def render_observed(console: Console, observed: Mapping[str, dict[str, Any]], run: Path) -> None:

@@ -47,8 +47,8 @@ def discordance(correct_a: ArrayLike, correct_b: ArrayLike) -> Discordance:
     return Discordance(int((a & b).sum()), int((a & ~b).sum()), int((~a & b).sum()), int((~a & ~b).sum()))
 
 
-def wilson_interval(successes: int, n: int, *, alpha: float = 0.05) -> Interval:
-    """Wilson's score interval for a proportion (1927)."""
+def wilson_interval(successes: float, n: float, *, alpha: float = 0.05) -> Interval:
+    """Wilson's score interval for a proportion (1927); effective numbers need not be whole."""
     if not 0 <= successes <= n or n == 0:
         raise BenchError(f"{successes} right of {n}: not a proportion")
     z, p = _z(alpha), successes / n
