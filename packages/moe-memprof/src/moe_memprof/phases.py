@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from moe_memprof.architectures.base import Attention, Layer, Model, StateMixer
 from moe_memprof.optimizer import optimizer_memory, state_parts
-from moe_memprof.parallel import STEP_FORMULAS, spread, step_parts
+from moe_memprof.parallel import STEP_FORMULAS, own, spread, step_parts
 from moe_memprof.plan import BASELINE, CONTEXT, Part, Phase, PhaseName
 from moe_memprof.replay.engine import F32, Memory, fresh
 from moe_memprof.replay.exactness import beyond_the_replay, exactness
@@ -91,7 +91,12 @@ def baseline_parts(spec: RunSpec) -> list[Part]:
 
 def resident_parts(model: Model, spec: RunSpec, trains: Sequence[Trained]) -> list[Part]:
     """What stays from step to step: the process, weights, adapters and optimizer states of this rank."""
-    kept = [*weight_parts(model, spec), *state_parts(trains, spec)]
+    p = spec.parallel
+    states = state_parts(own(trains, p, sharded=p.shards_states), spec)
+    adapters = state_parts(own(trains, p, sharded=p.shards_weights), spec)
+    kept = [*weight_parts(model, spec)]
+    kept += [part for part in adapters if part.name.startswith("LoRA:")]
+    kept += [part for part in states if not part.name.startswith("LoRA:")]
     return [*baseline_parts(spec), *spread(kept, spec.parallel)]
 
 
@@ -145,7 +150,7 @@ def step_phase(model: Model, spec: RunSpec, trains: Sequence[Trained]) -> Phase:
     gradients = sum(t.bytes for t in trains)
     how = how_of(model, spec)
     moments = [(m.name, m.parts) for m in replay(model, how, task)]
-    memory = optimizer_memory(trains, spec)
+    memory = optimizer_memory(own(trains, spec.parallel, sharded=spec.parallel.shards_states), spec)
     if accumulating:
         moments = [(name, Counter(parts) + Counter({"gradients": gradients})) for name, parts in moments]
     moments.append(("the optimizer's step", Counter({"gradients": gradients, "optimizer's temporaries": memory.step})))
