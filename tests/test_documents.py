@@ -152,6 +152,11 @@ def test_numbers_are_those_of_the_benchmarks() -> None:
     for command, numbers in started.items():
         assert f"| {command} | {numbers['over_empty']['median']:.1f} |" in text
     assert found["identical_results"]
+    cold = json.loads((ROOT / "benchmarks" / "cold_estimate.json").read_text())["processes"]["estimate"]
+    assert f"takes {cold['seconds']['median']:.2f} s" in text
+    assert f"{cold['resident_bytes'] / 1e6:.0f} MB of resident memory" in text
+    assert cold["seconds"]["median"] <= 0.5
+    assert cold["resident_bytes"] <= 80e6
 
 
 def test_the_readme_begins_with_the_two_commands() -> None:

@@ -39,6 +39,24 @@ def test_estimate_says_whether_it_fits(mixtral) -> None:
     assert "46.70B parameters" in invoke("estimate", mixtral)
 
 
+def test_estimate_states_its_band_and_where_experts_could_be(mixtral, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "error band: " in invoke("estimate", mixtral, "--checkpointing")
+    text = invoke("estimate", mixtral, "--checkpointing", "--patterns", "--link", 25)
+    assert "where the experts are" in text
+    assert "seconds" in text
+    values = json.loads(invoke("estimate", mixtral, "--patterns", "--json"))
+    assert [p["kept"] for p in values["patterns"]] == [8, 4, 2, 0, 0]
+    for i in range(5):
+        (tmp_path / "runs" / str(i)).mkdir(parents=True)
+        reading = Reading(phase="step", estimated=10**9, measured=10**9 + i)
+        Receipt(label="r", readings=(reading,), environment={"device": "cuda"}).save(
+            tmp_path / "runs" / str(i) / "receipt.json"
+        )
+    assert "5 receipts of your runs" in " ".join(invoke("estimate", mixtral, "--checkpointing").split())
+    assert "no such file" in invoke("estimate", mixtral, "--receipts", tmp_path / "none", code=2)
+
+
 def test_estimate_reads_the_cache_of_the_hub(tmp_path, monkeypatch) -> None:
     snapshot = tmp_path / "hub" / "models--owner--name" / "snapshots" / "abc"
     snapshot.mkdir(parents=True)

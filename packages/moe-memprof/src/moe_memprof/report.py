@@ -13,6 +13,7 @@ from moe_memprof.plan import ErrorBand, Estimate, Phase
 from moe_memprof.receipts import Receipt, summarise
 
 if TYPE_CHECKING:
+    from moe_memprof.patterns import Pattern
     from moe_memprof.routing import Band, Capacity
     from moe_memprof.spec import RunSpec
 
@@ -147,6 +148,23 @@ def render_routing(console: Console, bands: Sequence[Band], capacities: Sequence
     for capacity in capacities:
         dropped = "-" if capacity.dropped is None else f"{100 * capacity.dropped:.2f} %"
         table.add_row(f"{capacity.factor:g}", f"{capacity.rows:,}", size(capacity.bytes), dropped)
+    console.print(table)
+
+
+def render_patterns(console: Console, patterns: Sequence[Pattern], *, link: float | None) -> None:
+    """Ways of keeping experts: what is on the device, the peak, what is moved, and the seconds of it over a link of `link` GB/s."""
+    table = Table(
+        box=None,
+        padding=(0, 2, 0, 0),
+        title="where the experts are: on the device, or fetched for each micro-batch and each generated token",
+        title_justify="left",
+    )
+    columns = ["pattern", "resident", "step's peak", "moved a step", "moved a token"]
+    for heading in columns + (["seconds"] if link else []):
+        table.add_column(heading, justify="left" if heading == "pattern" else "right")
+    for p in patterns:
+        cells = [p.name, size(p.resident), size(p.peak), size(p.moved), size(p.moved_per_token)]
+        table.add_row(*cells, *([f"{p.moved / (link * 1e9):.2f}"] if link else []))
     console.print(table)
 
 

@@ -13,6 +13,7 @@ from moe_memprof.commands.options import budget_options, make_budget, make_spec,
 from moe_memprof.errors import MemprofError
 
 if TYPE_CHECKING:
+    from moe_memprof.patterns import Pattern
     from moe_memprof.spec import RunSpec
     from moe_memprof.traced import Traced
 
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 @click.option("--layers", is_flag=True, help="What each layer takes as well.")
 @click.option("--routing", type=click.Path(dir_okay=False), metavar="TRACE",
               help="Loads of the experts: a trace of moe-router, or JSON [[...], ...].")  # fmt: skip
+@click.option("--patterns", "ways", is_flag=True,
+              help="Ways of keeping frozen experts on the host: bytes saved against bytes moved.")  # fmt: skip
+@click.option("--link", type=click.FloatRange(min=0, min_open=True), metavar="GB/S",
+              help="What the link to the host really carries, for the patterns' seconds.")  # fmt: skip
 @click.option("--picture", type=click.Path(dir_okay=False), help="Write the step, layer by layer, as an SVG file.")
 @click.option(
     "--traced", is_flag=True, help="A second opinion from the model's real code on fake tensors (needs torch)."
@@ -42,6 +47,8 @@ def estimate(
     picture: str | None,
     traced: bool,
     receipts: tuple[Path, ...],
+    ways: bool,
+    link: float | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -69,6 +76,7 @@ def estimate(
             raise
         # An architecture without closed forms: the traced estimate is the only one.
         _only_traced(_trace(spec, as_json), budget=None if budget is None else budget.bytes, as_json=as_json)
+    found = _patterns(spec, loads) if ways or link else []
     places = receipts or tuple(p for p in (Path("runs"),) if p.is_dir())
     made = replace(made, band=error_band(spec, made, find_receipts(places)))
     if traced:
@@ -83,6 +91,8 @@ def estimate(
             values |= {"budget": budget.bytes, "fits": made.peak <= budget.bytes}
         if second is not None:
             values["traced"] = second.to_dict()
+        if found:
+            values["patterns"] = [p.to_dict() for p in found]
         click.echo(json.dumps(values, indent=1))
     else:
         from rich.console import Console
@@ -103,9 +113,19 @@ def estimate(
             from moe_memprof.routing import bands, capacities
 
             render_routing(console, bands(spec, loads), capacities(spec, loads))
+        if found:
+            from moe_memprof.report import render_patterns
+
+            render_patterns(console, found, link=link)
         for line in advice(spec, made, budget=None if budget is None else budget.bytes):
             console.print(f"[cyan]·[/] {line}", highlight=False)
     raise SystemExit(0 if budget is None or made.peak <= budget.bytes else 1)
+
+
+def _patterns(spec: RunSpec, loads: list[list[float]] | None) -> list[Pattern]:
+    from moe_memprof.patterns import patterns
+
+    return patterns(spec, loads)
 
 
 def _trace(spec: RunSpec, as_json: bool) -> Traced:
