@@ -36,7 +36,7 @@ def install_packages(session: nox.Session, *extras: str) -> None:
         "moe-memprof": {"torch", "test"},
         "moe-router": {"test"},
         "moe-bench": {"hf", "math", "test"},
-        "moe-train": {"deepspeed", "test"},
+        "moe-train": {"deepspeed", "quantise", "test"},
     }
     arguments: list[str] = []
     for name in PACKAGES:
@@ -83,7 +83,7 @@ def tests(session: nox.Session, package: str) -> None:
     """One package's tests with that package's dependencies alone."""
     folder = f"packages/{package}"
     if package == "moe-train":
-        install_packages(session, "test", "hf", "torch", "deepspeed")
+        install_packages(session, "test", "hf", "torch", "deepspeed", "quantise")
     else:
         # Expressions are compared by a library there; the path without it has tests that hide it.
         extras = "math,test" if package == "moe-bench" else "test"
@@ -95,8 +95,7 @@ def tests(session: nox.Session, package: str) -> None:
 @nox.session
 def integration(session: nox.Session) -> None:
     """The packages together: boundaries, documents, end to end; and the parts of two of them that use torch where it is."""
-    install_packages(session, "test", "hf", "math", "torch")
-    install(session, "bitsandbytes>=0.46")  # plans of quantised weights are compared with it
+    install_packages(session, "test", "hf", "math", "torch", "quantise")
     run_pytest(session, "integration", "tests", *WITH_TORCH)
 
 
