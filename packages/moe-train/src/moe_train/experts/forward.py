@@ -36,7 +36,7 @@ def stack_of(experts: nn.Module, name: str) -> Stack:
     transposed = bool(getattr(experts, "is_transposed", False))
     scales = getattr(experts, f"{name}_scales", None)
     if weight.dtype == torch.uint8 and scales is not None:
-        return Nf4Stack(weight, scales, transposed)
+        return Nf4Stack(weight, scales, transposed, getattr(experts, f"{name}_nested", None))
     if weight.dtype == torch.int8 and scales is not None:
         return Int8Stack(weight, scales, transposed)
     return DenseStack(weight.detach(), transposed)

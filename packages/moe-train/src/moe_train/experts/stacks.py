@@ -15,6 +15,8 @@ from moe_train.errors import TrainError
 
 BLOCK = 64
 """Elements that share a scale in NF4 (QLoRA, arXiv:2305.14314; bitsandbytes' default)."""
+NESTED = 256
+"""Scales that share a scale in double quantisation."""
 
 
 class Stack(Protocol):
@@ -85,8 +87,10 @@ class Nf4Stack:
     packed: Tensor
     """uint8 [E, rows, columns / 2] of the stored matrices."""
     scales_EB: Tensor
-    """float32 [E, N / 64], the blocks' absolute maxima."""
+    """float32 [E, N / 64], the blocks' absolute maxima; uint8 where they are quantised too."""
     transposed: bool = False
+    nested_EC: Tensor | None = None
+    """float32 [E, 1 + N / 64 / 256, rounded up]: the mean of an expert's scales, and the scale of every 256 of them less the mean."""
 
     @property
     def experts(self) -> int:
@@ -109,12 +113,15 @@ class Nf4Stack:
 
     def expert(self, index: int, dtype: torch.dtype) -> Tensor:
         """Dequantised by bitsandbytes."""
-        matrix = dequantise_nf4(self.packed[index], self.scales_EB[index], self._stored, dtype)
+        nested = None if self.nested_EC is None else self.nested_EC[index : index + 1]
+        scales = plain_scales(self.scales_EB[index : index + 1], nested)
+        matrix = dequantise_nf4(self.packed[index], scales, self._stored, dtype)
         return matrix.T if self.transposed else matrix
 
     def whole(self, dtype: torch.dtype) -> Tensor:
         """Dequantised by bitsandbytes, all experts in one call."""
-        matrices = dequantise_nf4(self.packed, self.scales_EB, (self.experts, *self._stored), dtype)
+        scales = plain_scales(self.scales_EB, self.nested_EC)
+        matrices = dequantise_nf4(self.packed, scales, (self.experts, *self._stored), dtype)
         return matrices.transpose(1, 2) if self.transposed else matrices
 
 
@@ -189,6 +196,38 @@ def dequantise_nf4(packed: Tensor, scales: Tensor, shape: tuple[int, ...], dtype
     )  # fmt: skip
     matrices: Tensor = bnb.dequantize_4bit(packed.reshape(-1, 1), state)
     return matrices.view(shape)
+
+
+def nest_scales(scales_EB: Tensor) -> tuple[Tensor, Tensor]:
+    """Double quantisation (QLoRA, section 3): scales in 8 bits, expert by expert, so that a stack can be divided by experts.
+
+    Returns:
+        uint8 [E, B], and float32 [E, 1 + B / 256, rounded up].
+    """
+    import bitsandbytes.functional as bnb
+
+    experts, blocks = scales_EB.shape
+    nested = torch.empty((experts, 1 + -(-blocks // NESTED)), dtype=torch.float32, device=scales_EB.device)
+    codes = torch.empty((experts, blocks), dtype=torch.uint8, device=scales_EB.device)
+    for e in range(experts):
+        nested[e, 0] = scales_EB[e].mean()
+        codes[e], state = bnb.quantize_blockwise(scales_EB[e] - nested[e, 0], blocksize=NESTED)
+        nested[e, 1:] = state.absmax
+    return codes, nested
+
+
+def plain_scales(scales_EB: Tensor, nested_EC: Tensor | None) -> Tensor:
+    """The scales in float32."""
+    if nested_EC is None:
+        return scales_EB
+    import bitsandbytes.functional as bnb
+
+    if "dynamic" not in _codes:
+        _codes["dynamic"] = bnb.create_dynamic_map()
+    levels = _codes["dynamic"].to(scales_EB.device)
+    experts, blocks = scales_EB.shape
+    steps = nested_EC[:, 1:].repeat_interleave(NESTED, dim=1)[:, :blocks]
+    return levels[scales_EB.long()].view(experts, blocks) * steps + nested_EC[:, :1]
 
 
 def _code(device: str) -> Tensor:
