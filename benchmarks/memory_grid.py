@@ -32,6 +32,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from moe_memprof import RunSpec, __version__, estimate
 from moe_memprof.measure import measure_step
+from moe_train.experts import expert_lora_config
 
 SIZES = {
     "vocab_size": 512,
@@ -147,6 +148,10 @@ def cases() -> Iterator[Case]:
     for model in ("mixtral", "qwen3_moe"):
         yield Case(model=model, method="full", sequences=2, options={"accumulation": 2})
         yield Case(model=model, method="qlora", dtype="bfloat16", options={"lora_experts": False})
+        for dtype in ("float32", "bfloat16"):
+            for checkpointing in ("none", "non-reentrant"):
+                options = {"expert_lora": "grouped", "checkpointing": checkpointing}
+                yield Case(model=model, dtype=dtype, options=options)
         yield Case(model=model, method="qlora", dtype="bfloat16", options={"checkpointing": "non-reentrant"})
 
 
@@ -194,6 +199,8 @@ def _adapted(case: Case, model: Any) -> torch.nn.Module:
             target_modules=attention if o.get("lora_attention", True) else [],
             target_parameters=experts if o.get("lora_experts", True) else None,
         )
+        if o.get("expert_lora") == "grouped":
+            lora = expert_lora_config(model, lora)
         model = peft.get_peft_model(model, lora)
     kind = o.get("checkpointing", "none")
     if kind != "none":

@@ -147,11 +147,31 @@ def test_adapters_train_on_a_quantised_base_and_reload_in_plain_peft_on_the_dequ
     assert numbers.keys() == dense.state_dict().keys()
     dense.load_state_dict(numbers)
     plain = PeftModel.from_pretrained(dense, tmp_path / "adapter").eval()
-    tuned.train()  # without dropout the same, but that bitsandbytes evaluates 4-bit linears in bfloat16 on a CPU
     with torch.no_grad():
         ours, theirs = tuned(input_ids=IDS).logits.float(), plain(input_ids=IDS).logits
     # bitsandbytes multiplies 8-bit linears in integers, rounding their input too.
     assert float((ours - theirs).norm() / theirs.norm()) < (1e-5 if mode["bits"] == 4 else 0.02)
+
+
+def test_training_after_an_evaluation_reaches_every_adapter(checkpoints: Any) -> None:
+    """bitsandbytes' own linears lose their backward pass once they were evaluated on some CPUs."""
+    _, folder = checkpoints("mixtral")
+    gradients = []
+    for evaluate_first in (False, True):
+        base = load(folder, bits=4)
+        torch.manual_seed(1)
+        model = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False))
+        if evaluate_first:
+            model.eval()
+            with torch.no_grad():
+                model(input_ids=IDS)
+        model.train()
+        model(input_ids=IDS, labels=IDS).loss.backward()
+        gradients.append([p.grad for p in model.parameters() if p.requires_grad])
+    for one, other in zip(*gradients, strict=True):
+        assert one is not None
+        assert one.any()
+        torch.testing.assert_close(one, other)
 
 
 def test_double_quantised_scales_come_back_within_a_percent() -> None:

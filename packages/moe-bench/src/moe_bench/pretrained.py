@@ -73,12 +73,13 @@ def _check_hub(name: str) -> None:
         ) from None
 
 
-def load_pretrained(name: str | Path, *, dtype: torch.dtype) -> tuple[Any, PreTrainedTokenizerBase]:
+def load_pretrained(name: str | Path, *, dtype: torch.dtype, **loading: Any) -> tuple[Any, PreTrainedTokenizerBase]:
     """A causal language model and its tokenizer, every weight of it from the checkpoint.
 
     Args:
         name: a folder, or a hub id.
         dtype: of the weights.
+        loading: what else `from_pretrained` is to be told, such as a quantization_config.
 
     Raises:
         BenchError: for what `resolve_model` refuses, what transformers cannot read, and a checkpoint that lacks weights or has
@@ -97,7 +98,7 @@ def load_pretrained(name: str | Path, *, dtype: torch.dtype) -> tuple[Any, PreTr
     try:
         # Of wrong shapes transformers says only that there are some; what it lists instead is refused below.
         model, found = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+            path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **loading
         )
     except Exception as error:  # noqa: BLE001
         raise BenchError(f"model {name}: transformers cannot load it: {_line(error)}") from None

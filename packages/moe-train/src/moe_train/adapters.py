@@ -6,9 +6,11 @@ the model's structure here, and `verify` counts afterwards that each one was rea
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moe_train.errors import TrainError
@@ -38,7 +40,7 @@ def find_targets(model: PreTrainedModel, layers: list[MoELayer], lora: LoraSecti
     """The modules and parameters that `lora` asks to adapt.
 
     Raises:
-        TrainError: when something asked for is not in the model, or is of a kind that cannot be adapted here.
+        TrainError: when something asked for is not in the model, or cannot be adapted in the way that was asked for.
     """
     from torch import nn
 
@@ -55,7 +57,9 @@ def find_targets(model: PreTrainedModel, layers: list[MoELayer], lora: LoraSecti
             experts += _fused_parameters(layer)
     elif lora.experts and not lora.attention:
         raise TrainError("lora.experts: this model has no experts; set lora.attention=true")
-    return Targets(attention=attention, experts=tuple(experts))
+    targets = Targets(attention=attention, experts=tuple(experts))
+    grouped_products(model, targets, lora)
+    return targets
 
 
 def _fused_parameters(layer: MoELayer) -> list[str]:
@@ -93,12 +97,69 @@ def add_lora(model: PreTrainedModel, targets: Targets, lora: LoraSection) -> Pef
         lora_alpha=lora.alpha,
         target_modules=_suffixes(targets.attention) or [],
         target_parameters=_suffixes(targets.experts) or None,
+        lora_dropout=lora.dropout,
+        use_rslora=lora.rslora,
         task_type="CAUSAL_LM",
     )
+    if targets.experts and grouped_products(model, targets, lora):
+        from moe_train.experts import expert_lora_config
+
+        config = expert_lora_config(model, config)
     with warnings.catch_warnings():
         # PEFT 0.21 calls a property that transformers 5.2x renamed.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
         return get_peft_model(model, config)
+
+
+def grouped_products(model: nn.Module, targets: Targets, lora: LoraSection) -> bool:
+    """Whether the experts' adapters are multiplied beside the weights rather than built into them.
+
+    Raises:
+        TrainError: where that is asked for, or the only way, and transformers does not dispatch the experts.
+    """
+    from moe_train.experts.forward import is_dispatched
+    from moe_train.model import is_quantised
+
+    if lora.expert_products == "peft":
+        if lora.dropout and targets.experts:
+            raise TrainError(
+                "lora.dropout: PEFT adapts experts without dropout alone; leave lora.expert_products at auto"
+            )
+        return False
+    others = sorted(
+        {
+            name.rpartition(".")[0]
+            for name in targets.experts
+            if not is_dispatched(model.get_submodule(name.rpartition(".")[0]))
+        }
+    )
+    if not others:
+        return True
+    if lora.expert_products == "grouped" or is_quantised(model) or lora.dropout:
+        what = (
+            "lora.expert_products=grouped"
+            if lora.expert_products == "grouped"
+            else "quantised experts"
+            if is_quantised(model)
+            else "lora.dropout"
+        )
+        raise TrainError(
+            f"{what}: transformers does not dispatch {others[0]}, so that only PEFT can adapt it, without any of that; "
+            "set lora.experts=false, or train without"
+        )
+    return False
+
+
+def write_model(folder: Path, model: PreTrainedModel | PeftModel) -> None:
+    """Write an adapter in PEFT's format, or a model in transformers'.
+
+    The adapter's file names no dropout: it is of training alone, and plain PEFT refuses to load adapters of parameters that have one.
+    """
+    model.save_pretrained(str(folder))
+    settings = folder / "adapter_config.json"
+    if settings.is_file():
+        values = json.loads(settings.read_text(encoding="utf-8"))
+        settings.write_text(json.dumps({**values, "lora_dropout": 0.0}, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -52,6 +52,22 @@ class LoraSection(_Section):
     """Adapt the projections of every attention layer."""
     experts: bool = True
     """Adapt the weights of every routed expert."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of an adapter's input that is left out while it trains."""
+    rslora: bool = False
+    """Scale the update by alpha / sqrt(rank) instead of alpha / rank (arXiv:2312.03732)."""
+    expert_products: Literal["auto", "grouped", "peft"] = "auto"
+    """`grouped` multiplies the adapters of experts beside their weights, `peft` builds W + ΔW of every expert. `auto`: grouped where
+    transformers dispatches the experts."""
+
+
+class QuantisationSection(_Section):
+    """In how many bits the frozen base is held. It is quantised while it is loaded, experts included."""
+
+    weights: Literal["none", "nf4", "int8"] = "none"
+    """Of fused experts and linear layers; routers, embeddings and the head stay as they are. Needs `pip install 'moe-train[quantise]'`."""
+    double: bool = False
+    """Quantise the scales of 4-bit blocks too."""
 
 
 class TrainingConfig(_Section):
@@ -134,6 +150,8 @@ class RunConfig(_Section):
     """What is trained on."""
     lora: LoraSection = LoraSection()
     """What is adapted."""
+    quantisation: QuantisationSection = QuantisationSection()
+    """In how many bits the frozen base is held."""
     training: TrainingConfig = TrainingConfig()
     """How it is trained."""
     routing: RoutingConfig = RoutingConfig()
@@ -147,6 +165,12 @@ class RunConfig(_Section):
             raise ValueError("data: nothing to train on; give data.path=FILE.jsonl or data.tasks={change: 1000}")
         if self.data.path is not None and self.data.tasks:
             raise ValueError("data: path and tasks are both given; keep one")
+        if self.quantisation.weights != "none" and self.training.method == "full":
+            raise ValueError("quantisation: quantised weights cannot be trained; set training.method=lora")
+        if self.quantisation.weights != "none" and self.lora.expert_products == "peft":
+            raise ValueError("lora.expert_products: PEFT cannot adapt quantised experts; leave it at auto")
+        if self.quantisation.double and self.quantisation.weights != "nf4":
+            raise ValueError("quantisation.double: goes with quantisation.weights=nf4")
         if self.training.method == "lora" and not (self.lora.attention or self.lora.experts):
             raise ValueError("lora: attention and experts are both off, so nothing would train; switch one on")
         return self

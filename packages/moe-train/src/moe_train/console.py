@@ -83,7 +83,16 @@ class Screen:
             padding=(0, 2, 0, 0),
         )
         table.add_column("component", no_wrap=True)
-        for column in ("weights", "tensors", "adapted / asked", "trainable", "gradient ≠ 0"):
+        quantised = any(c.quantised for c in proof.components)
+        columns = [
+            "weights",
+            "tensors",
+            *(["quantised", "size"] if quantised else []),
+            "adapted / asked",
+            "trainable",
+            "gradient ≠ 0",
+        ]
+        for column in columns:
             table.add_column(column, justify="right")
         table.add_column("")
         for c in proof.components:
@@ -95,6 +104,7 @@ class Screen:
                 c.component,
                 f"{c.parameters:,}",
                 str(c.tensors),
+                *([str(c.quantised or "–"), f"{c.bytes / 2**20:,.1f} MiB"] if quantised else []),
                 adapted,
                 f"{c.trainable_parameters or 0:,}",
                 gradient,

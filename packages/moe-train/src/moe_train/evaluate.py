@@ -69,12 +69,14 @@ def ready_to_generate(model: nn.Module, *, adapted: bool) -> Iterator[nn.Module]
     import torch
     from peft import PeftModel
 
+    from moe_train.model import is_quantised
+
     if not isinstance(model, PeftModel):
         yield model
     elif not adapted:
         with model.disable_adapter():
             yield model
-    elif next(model.parameters()).dtype == torch.float32:
+    elif next(model.parameters()).dtype == torch.float32 and not is_quantised(model.get_base_model()):
         # PEFT's merge adds and its unmerge subtracts: put the exact weights back instead.
         before = {name: p.detach().clone() for name, p in model.named_parameters() if ".base_layer" in name}
         model.merge_adapter()

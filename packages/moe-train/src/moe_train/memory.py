@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from moe_train.data import Sample, batch_indices, micro_batches
 from moe_train.errors import TrainError
@@ -99,7 +99,11 @@ def _estimate(
     try:
         spec = RunSpec(
             config=values,
-            method=config.training.method,
+            method="qlora" if config.quantisation.weights != "none" else config.training.method,
+            bits=8 if config.quantisation.weights == "int8" else 4,
+            double_quant=config.quantisation.double,
+            quantise_experts=config.quantisation.weights != "none",
+            expert_lora=_expert_lora(config, loaded),
             dtype=str(loaded.model.dtype).removeprefix("torch."),
             lora_rank=config.lora.rank,
             lora_attention=config.lora.attention,
@@ -110,7 +114,7 @@ def _estimate(
             checkpointing=config.training.gradient_checkpointing,
             accumulation=micro_batches,
             device="cuda" if loaded.model.device.type == "cuda" else "cpu",
-            merged_eval=True,
+            merged_eval=config.quantisation.weights == "none",
             eval_sequences=min(config.evaluation.batch_size, max(1, len(data.items))),
             eval_length=longest + config.evaluation.max_new_tokens,
             baseline=baseline,
@@ -118,6 +122,13 @@ def _estimate(
         return estimate(spec), ""
     except MemprofError as error:
         return None, str(error)
+
+
+def _expert_lora(config: RunConfig, loaded: LoadedModel) -> Literal["peft", "grouped"]:
+    from moe_train.experts.forward import is_dispatched
+
+    dispatched = any(is_dispatched(module) for module in loaded.model.modules())
+    return "grouped" if dispatched and config.lora.expert_products != "peft" else "peft"
 
 
 def _memory_now(loaded: LoadedModel) -> tuple[int, int | None]:

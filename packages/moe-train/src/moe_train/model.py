@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from moe_train.errors import TrainError
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from moe_train.config import QuantisationSection
 
 EMBEDDED = "embedded"
 """Name of the small model that ships inside moe-train."""
@@ -75,10 +79,42 @@ def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[wanted]
 
 
+def quantised_loading(quantisation: QuantisationSection, *, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """What `from_pretrained` is told so that experts and linears are quantised while they are read; nothing where they are not to be.
+
+    Raises:
+        TrainError: without bitsandbytes, or with a transformers that is too old for it.
+    """
+    if quantisation.weights == "none":
+        return {}
+    for package in ("bitsandbytes", "accelerate"):
+        if find_spec(package) is None:
+            raise TrainError(
+                f"quantisation.weights={quantisation.weights}: needs {package}; pip install 'moe-train[quantise]'"
+            )
+    from moe_train.experts.quantizer import MoeQuantizationConfig
+
+    bits = {"nf4": 4, "int8": 8}[quantisation.weights]
+    config = MoeQuantizationConfig(
+        bits=bits, double_quant=quantisation.double, compute_dtype=str(dtype).removeprefix("torch.")
+    )
+    return {"quantization_config": config, "device_map": {"": str(device)}}
+
+
+def is_quantised(model: nn.Module) -> bool:
+    """Whether weights of the model are held in fewer than 16 bits."""
+    return bool(getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False))
+
+
 def load_model(
-    name: str, *, device: torch.device, dtype: torch.dtype, allow_standard_training: bool = False
+    name: str,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    allow_standard_training: bool = False,
+    quantisation: QuantisationSection | None = None,
 ) -> LoadedModel:
-    """Load model and tokenizer, and find the MoE layers.
+    """Load model and tokenizer, quantised where that is asked for, and find the MoE layers.
 
     Raises:
         TrainError: an unknown model, one that transformers cannot load whole, one without a tokenizer, or one in
@@ -90,7 +126,8 @@ def load_model(
 
     path = resolve_model(name)
     try:
-        model, tokenizer = load_pretrained(path, dtype=dtype)
+        loading = {} if quantisation is None else quantised_loading(quantisation, device=device, dtype=dtype)
+        model, tokenizer = load_pretrained(path, dtype=dtype, **loading)
     except BenchError as error:
         raise TrainError(str(error)) from None
     try:
@@ -111,5 +148,10 @@ def load_model(
         )
     model.config.use_cache = False  # a cache of keys and values is of no use in training
     return LoadedModel(
-        model=model.to(device), tokenizer=tokenizer, name=name, path=path, moe_layers=len(layers), pad_id=pad_id
+        model=model if loading else model.to(device),
+        tokenizer=tokenizer,
+        name=name,
+        path=path,
+        moe_layers=len(layers),
+        pad_id=pad_id,
     )

@@ -186,6 +186,7 @@ def prepare(config: RunConfig) -> tuple[LoadedModel, Data]:
         device=device,
         dtype=choose_dtype(config.dtype, device),
         allow_standard_training=config.allow_standard_training,
+        quantisation=config.quantisation,
     )
     return loaded, prepare_data(split, items, loaded, config)
 

@@ -7,15 +7,15 @@ PEFT lays the B of a fused expert weight out as [out, r · E] with column k · E
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from moe_train.data import IGNORED, Sample, collate, micro_batches
 from moe_train.errors import TrainError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from moe_router import MoELayer
     from moe_train.adapters import Targets
@@ -35,6 +35,10 @@ class ComponentProof:
     """Of the base model."""
     tensors: int
     """Base tensors of the component."""
+    quantised: int
+    """Of them, how many are held in 4 or 8 bits."""
+    bytes: int
+    """What they take, scales included."""
     matched: int
     """Of them, how many the configuration asked to train or adapt."""
     adapted: int
@@ -102,6 +106,7 @@ def prove(
     targets: Targets | None,
     *,
     routed_LE: Any | None,
+    quantised: bool = False,
 ) -> Proof:
     """Read the proof off a model whose gradients hold one real batch's backward pass.
 
@@ -110,21 +115,27 @@ def prove(
         layers: its MoE layers as moe-router found them; empty for a dense model.
         targets: what was to be adapted; None when every weight trains.
         routed_LE: tokens with a loss that were sent to each expert, [layers, experts]; None for a dense model.
+        quantised: whether the base was to be quantised.
     """
     adapters = _adapters(model)
     tally: dict[str, dict[str, int]] = {
-        c: dict.fromkeys(("parameters", "tensors", "matched", "adapted", "trainable_parameters", "gradient_nonzero"), 0)
-        for c in COMPONENTS
+        c: dict.fromkeys((f.name for f in fields(ComponentProof) if f.name != "component"), 0) for c in COMPONENTS
     }
     problems = []
+    buffers = dict(model.named_buffers())
     asked = None if targets is None else {*(f"{n}.weight" for n in targets.attention), *targets.experts}
     for name, parameter in model.named_parameters():
         if _LORA.search(name):
             continue
         base = base_name(name)
         row = tally[component_of(base, parameter, layers)]
-        row["parameters"] += parameter.numel()
+        held = held_as(name, parameter, buffers)
+        row["parameters"] += held.elements
+        row["bytes"] += held.bytes
+        row["quantised"] += held.quantised
         row["tensors"] += 1
+        if held.quantised != quantised and base in (asked or ()):
+            problems.append(f"{base} is {'not ' if quantised else ''}quantised, against the configuration")
         wanted = asked is None or base in asked
         row["matched"] += wanted
         if parameter.requires_grad:
@@ -156,6 +167,32 @@ def prove(
     return Proof(
         components=components, experts_reached=reached, experts_with_gradient=with_gradient, problems=tuple(problems)
     )
+
+
+@dataclass(frozen=True)
+class Held:
+    """How a weight is held."""
+
+    elements: int
+    """Numbers that it stands for."""
+    bytes: int
+    quantised: bool
+
+
+def held_as(name: str, parameter: nn.Parameter, buffers: Mapping[str, Tensor]) -> Held:
+    """How a parameter is held: dense, by bitsandbytes, or as a stack of experts with its scales beside it."""
+    size = parameter.numel() * parameter.element_size()
+    if (state := getattr(parameter, "quant_state", None)) is not None:  # bitsandbytes, 4 bits
+        scales = state.absmax.numel() * state.absmax.element_size()
+        scales += state.state2.absmax.numel() * 4 if state.nested else 0
+        return Held(state.shape.numel(), size + scales, True)
+    beside = [buffers[name + suffix] for suffix in ("_scales", "_nested") if name + suffix in buffers]
+    if beside:
+        packed = 2 if parameter.dtype.itemsize == 1 and not parameter.dtype.is_signed else 1
+        return Held(parameter.numel() * packed, size + sum(t.numel() * t.element_size() for t in beside), True)
+    if not parameter.is_floating_point():  # bitsandbytes, 8 bits: its layer keeps an fp32 scale for every row
+        return Held(parameter.numel(), size + parameter.shape[0] * 4, True)
+    return Held(parameter.numel(), size, False)
 
 
 def routed_with_loss(model: nn.Module, batch: Sequence[Sample], *, pad_id: int, micro_batch_tokens: int) -> Any:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moe_train.adapters import Targets, add_lora, find_targets
+from moe_train.adapters import Targets, add_lora, find_targets, write_model
 from moe_train.config import RunConfig, dump_config, load_config
 from moe_train.data import Sample
 from moe_train.errors import TrainError
@@ -219,7 +219,8 @@ def prove_on_batch(
         routed_LE = routed_with_loss(model, batch, pad_id=loaded.pad_id, micro_batch_tokens=tokens) if layers else None
         torch.set_rng_state(random_state)  # routers that draw, draw the same
         batch_gradients(model, batch, balancer=balancer, pad_id=loaded.pad_id, micro_batch_tokens=tokens)
-        return prove(model, layers, targets, routed_LE=routed_LE)
+        quantised = config.quantisation.weights != "none"
+        return prove(model, layers, targets, routed_LE=routed_LE, quantised=quantised)
     finally:
         if balancer is not None:
             balancer.close()
@@ -324,7 +325,7 @@ def _save_model(run: Path, model: Any, targets: Targets | None) -> None:
     """The adapter in PEFT's format, or the whole model in transformers'."""
     folder = run / ("model" if targets is None else "adapter")
     if not folder.is_dir():
-        write_folder(folder, lambda path: model.save_pretrained(path))
+        write_folder(folder, lambda path: write_model(path, model))
 
 
 def conclude(run: Path, screen: Screen) -> Outcome:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from moe_memprof.architectures.base import Layer, StateMixer
+from moe_memprof.replay.fused_experts import runs_fused
 from moe_memprof.replay.how import How
 from moe_memprof.replay.mixers import EXACT
 
@@ -15,10 +16,9 @@ def exactness(layer: Layer, how: How) -> Literal["derived", "heuristic"]:
     mixer = layer.mixer
     rough = isinstance(mixer, StateMixer) and (mixer.kind not in EXACT or (how.kernels and how.device == "cuda"))
     rough = rough or not how.written.exact
-    # Written from their code, but not measured: adapters in grouped products, quantised experts, 8-bit linears.
-    rough = (
-        rough or (how.adapts_experts and how.expert_lora == "grouped") or how.expert_bits > 0 or how.linear_bits == 8
-    )
+    # Written from their code, but not measured: adapters in a GPU's grouped products, quantised experts, 8-bit linears.
+    unmeasured = how.adapts_experts and how.expert_lora == "grouped" and not runs_fused(how)
+    rough = rough or unmeasured or how.expert_bits > 0 or how.linear_bits == 8
     return "heuristic" if rough else "derived"
 
 

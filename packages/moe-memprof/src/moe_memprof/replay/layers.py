@@ -8,6 +8,7 @@ from moe_memprof.architectures.base import Attention, Dense, Experts, Layer
 from moe_memprof.replay.attention import attention
 from moe_memprof.replay.engine import Memory, Tensor
 from moe_memprof.replay.experts import batched_experts, eager_experts, every_expert, grouped_experts
+from moe_memprof.replay.fused_experts import fused_experts, runs_fused
 from moe_memprof.replay.how import How
 from moe_memprof.replay.linears import linear, norm
 from moe_memprof.replay.mixers import state_mixer
@@ -55,6 +56,8 @@ def _all_beside_shared(m: Memory, how: How, e: Experts, x: Tensor, scores: Tenso
 
 
 def _implementation(how: How, e: Experts) -> Callable[[Memory, How, Experts, Tensor, Tensor], Tensor]:
+    if e.fused and not how.written.own_loop and runs_fused(how):
+        return fused_experts
     return _IMPLEMENTATIONS[how.experts] if e.fused and not how.written.own_loop else eager_experts
 
 

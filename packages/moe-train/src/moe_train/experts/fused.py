@@ -62,18 +62,20 @@ def fused_experts(
 
 
 _ROWS = 512
-"""Rows that are worked on together: whole experts, as many as fit, at least one."""
+"""Rows that are worked on together, of one expert or of neighbours."""
 
 
 def _chunks(found: list[tuple[int, int, int]]) -> list[list[tuple[int, int, int]]]:
-    """Neighbouring experts put together up to so many rows, so that what is done row by row is done in few calls."""
-    chunks: list[list[tuple[int, int, int]]] = []
-    for span in found:
-        if chunks and span[2] - chunks[-1][0][1] <= _ROWS:
-            chunks[-1].append(span)
-        else:
-            chunks.append([span])
-    return chunks
+    """The rows cut into pieces of that many, each as the spans of experts in it.
+
+    What is done row by row is so done in few calls, and takes the same memory however tokens fall on experts.
+    """
+    chunks: dict[int, list[tuple[int, int, int]]] = {}
+    for e, begin, end in found:
+        for piece in range(begin // _ROWS, -(-end // _ROWS)):
+            span = (e, max(begin, piece * _ROWS), min(end, (piece + 1) * _ROWS))
+            chunks.setdefault(piece, []).append(span)
+    return list(chunks.values())
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def _product_backward(
     stack: Stack,
     adapter: _Adapter | None,
 ) -> None:
-    """Puts the gradient of the input into dx where it is wanted, and those of the adapter into its own."""
+    """Puts the gradient of the input into dx where it is wanted, and adds those of the adapter to its own."""
     begin = chunk[0][1]
     for e, i, j in chunk:
         here = slice(i - begin, j - begin)
@@ -138,9 +140,9 @@ def _product_backward(
 
 def _into(target: Tensor, one: Tensor, other: Tensor) -> None:
     if target.dtype == one.dtype:
-        torch.mm(one, other, out=target)
+        target.addmm_(one, other)
     else:
-        target.copy_(torch.mm(one, other))
+        target.add_(torch.mm(one, other))
 
 
 class _Fused(torch.autograd.Function):
@@ -163,6 +165,7 @@ class _Fused(torch.autograd.Function):
             act = block.gate(_product(x, kept[i:j], chunk, block.first, block.first_bias_EG, one))
             y = _product(act, x.new_empty(x.shape), chunk, block.second, block.second_bias_EH, two)
             out.index_add_(0, tokens, y.mul_(flat.index_select(0, rows)[:, None].to(dtype)).to(out.dtype))
+            del x, act, y  # the next piece's would stand beside them
         ctx.save_for_backward(hidden, weights, a1, b1, a2, b2, order, kept)
         ctx.block, ctx.scalings, ctx.chunks = block, scalings, chunks
         return out.to(hidden.dtype)
@@ -208,11 +211,13 @@ class _Fused(torch.autograd.Function):
             if dhidden is None and made[0] is None and made[1] is None:
                 continue
             (dup,) = torch.autograd.grad(act, up, dact)
+            del act, up, done, dact
             x = hidden.index_select(0, tokens).to(dtype) if one is not None else None
             dx = g if dhidden is not None else None
             _product_backward(dup, x, dx, chunk, block.first, one)
             if dhidden is not None and dx is not None:
                 dhidden.index_add_(0, tokens, dx.to(dhidden.dtype))
+            del g, dup, x, dx  # the next piece's would stand beside them
         dweights = None if dflat is None else dflat.view_as(weights)
         return None if dhidden is None else dhidden.to(hidden.dtype), dweights, *made, None, None, None, None
 

@@ -254,6 +254,11 @@ class _Experts(HfQuantizer):  # type: ignore[misc]
         found: PreTrainedModel = super()._process_model_after_weight_loading(model, **kwargs)
         for parameter in model.parameters():
             parameter.requires_grad_(False)
+        for module in model.modules():
+            # On a CPU with bfloat16 instructions bitsandbytes rewrites a 4-bit linear the first time it is evaluated, for a kernel
+            # that has no backward pass: training after an evaluation would leave everything below it without a gradient.
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                module.support_avx512bf16_for_cpu = False
         use_grouped_experts(model)
         return found
 
