@@ -44,6 +44,23 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def blocks_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Mixtral whose sizes blocks of 64 divide, with the embedded model's tokenizer."""
+    folder = tmp_path_factory.mktemp("models") / "blocks"
+    torch.manual_seed(0)
+    vocabulary = json.loads((embedded_path() / "config.json").read_text())["vocab_size"]
+    config = MixtralConfig(
+        vocab_size=vocabulary, hidden_size=64, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2, pad_token_id=0, bos_token_id=None,
+        eos_token_id=4, tie_word_embeddings=True,
+    )  # fmt: skip
+    MixtralForCausalLM(config).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(embedded_path() / name, folder / name)
+    return folder
+
+
 @pytest.fixture
 def sums(tmp_path: Path) -> Path:
     """A JSONL file of 120 sums."""

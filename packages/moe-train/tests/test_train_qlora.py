@@ -9,10 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from peft import PeftModel
 from rich.console import Console
-from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
+from transformers import AutoModelForCausalLM
 
 from moe_train import RunConfig, Screen, TrainError, load_config, start
 from moe_train.files import read_json, read_jsonl
@@ -23,22 +22,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:bitsandbytes"),
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
 ]
-
-
-@pytest.fixture(scope="session")
-def blocks_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Mixtral whose sizes blocks of 64 divide, with the embedded model's tokenizer."""
-    folder = tmp_path_factory.mktemp("models") / "blocks"
-    torch.manual_seed(0)
-    config = MixtralConfig(
-        vocab_size=read_json(embedded_path() / "config.json")["vocab_size"], hidden_size=64, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=2, num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2, pad_token_id=0, bos_token_id=None,
-        eos_token_id=4, tie_word_embeddings=True,
-    )  # fmt: skip
-    MixtralForCausalLM(config).save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copy(embedded_path() / name, folder / name)
-    return folder
 
 
 @pytest.mark.parametrize("mode", [("nf4", False), ("nf4", True), ("int8", False)], ids=str)

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from moe_router import MoELayer
     from moe_train.config import LoraSection
 
-_ATTENTION = re.compile(r"(^|[._])(attn|attention)([._]|$)")
+ATTENTION = re.compile(r"(^|\.)(\w+_)?(attn|attention)(\.|$)")
+"""A module on the way to it is an attention block: `self_attn`, `linear_attn`, not `post_attention_layernorm`."""
+_GATE = re.compile(r"\.gate_proj$")
+"""An output gate of attention (afmoe, beam) bears the name of an expert's part, for which PEFT takes it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +45,11 @@ def find_targets(model: PreTrainedModel, layers: list[MoELayer], lora: LoraSecti
     Raises:
         TrainError: when something asked for is not in the model, or cannot be adapted in the way that was asked for.
     """
-    from torch import nn
-
     attention: tuple[str, ...] = ()
     if lora.attention:
-        attention = tuple(n for n, m in model.named_modules() if isinstance(m, nn.Linear) and _ATTENTION.search(n))
+        attention = tuple(
+            n for n, m in model.named_modules() if _adaptable(m) and ATTENTION.search(n) and not _GATE.search(n)
+        )
         if not attention:
             raise TrainError(
                 "lora.attention: no linear layer of an attention block was found in this model; set lora.attention=false"
@@ -60,6 +63,15 @@ def find_targets(model: PreTrainedModel, layers: list[MoELayer], lora: LoraSecti
     targets = Targets(attention=attention, experts=tuple(experts))
     grouped_products(model, targets, lora)
     return targets
+
+
+def _adaptable(module: nn.Module) -> bool:
+    """Whether it is a linear layer that multiplies as one: PEFT would wrap subclasses with another product too, and be wrong."""
+    from torch import nn
+
+    return isinstance(module, nn.Linear) and (
+        type(module).forward is nn.Linear.forward or type(module).__module__.startswith("bitsandbytes")
+    )
 
 
 def _fused_parameters(layer: MoELayer) -> list[str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from moe_train import __version__
-from moe_train.errors import TrainError
+from moe_train.errors import GateFailed, TrainError
 
 if TYPE_CHECKING:
     from moe_train.config import RunConfig
@@ -23,7 +23,7 @@ _VERDICT_CODES = {"better": 0, "equivalent": 0, "not enough data": 0, "worse": 1
 
 
 def _mendable(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Errors a user can mend become one line and exit code 2."""
+    """Errors a user can mend become one line and exit code 2; a result that failed its check, exit code 1."""
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -31,7 +31,7 @@ def _mendable(command: Callable[..., Any]) -> Callable[..., Any]:
             return command(*args, **kwargs)
         except TrainError as error:
             click.echo(f"error: {error}", err=True)
-            raise SystemExit(2) from None
+            raise SystemExit(1 if isinstance(error, GateFailed) else 2) from None
         except KeyboardInterrupt:
             raise SystemExit(130) from None
 
@@ -104,6 +104,52 @@ def evaluate(folder: Path, as_json: bool) -> None:
     from moe_train.workflow import conclude
 
     _finish(conclude(folder, _screen(quiet=as_json)), as_json=as_json)
+
+
+@main.command()
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--to", required=True, metavar="DIR", type=click.Path(path_type=Path), help="The folder to make.")
+@click.option("--merge", is_flag=True, help="Add the adapter to the base's weights and write the whole model.")
+@click.option(
+    "--quantise",
+    type=click.Choice(["nf4", "int8"]),
+    help="As --merge, with experts and linears quantised for moe-train to read.",
+)
+@click.option(
+    "--onto", type=click.Choice(["trained", "original"]), default="trained", show_default=True,
+    help="Of a run on a quantised base: merge into the weights that were trained on, made dense, or into the checkpoint's own.",
+)  # fmt: skip
+@click.option(
+    "--dtype",
+    type=click.Choice(["base", "bfloat16", "float32"]),
+    default="base",
+    show_default=True,
+    help="Of merged weights.",
+)
+@click.option(
+    "--names", type=click.Choice(["checkpoint", "transformers-5"]), default="checkpoint", show_default=True,
+    help="Names and pieces of merged weights: the base checkpoint's, which inference engines read, or fused as in transformers 5.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print the account of the export as JSON.")
+@_mendable
+def export(
+    folder: Path, to: Path, merge: bool, quantise: str | None, onto: str, dtype: str, names: str, as_json: bool
+) -> None:
+    """Write a finished run's adapter, or the whole model, and prove by loading it that the fine-tune is in it.
+
+    What is written is loaded by transformers and PEFT in a process without moe-train, and its logits and routing on held-out
+    records are compared with the trained model's and the base's. The exit code is 1, and nothing is written, when the fine-tune is
+    not there.
+    """
+    _quiet_libraries()
+    from moe_train.export import export_run
+
+    form = quantise or ("merged" if merge else "adapter")
+    screen = _screen(quiet=as_json)
+    done = export_run(folder, to, form=form, onto=onto, dtype=dtype, names=names, tell=screen.doing)
+    screen.exported(done)
+    if as_json:
+        click.echo(json.dumps(done.to_dict(), indent=1))
 
 
 @main.group()

@@ -17,6 +17,7 @@ from moe_memprof.report import size
 
 if TYPE_CHECKING:
     from moe_memprof.receipts import Receipt
+    from moe_train.export import Exported
     from moe_train.memory import MemoryPlan
     from moe_train.verify import Proof
     from moe_train.workflow import Outcome
@@ -163,6 +164,32 @@ class Screen:
         self.console.print(
             f"[yellow]stopped[/]; `moe-train resume {run}` goes on from the last checkpoint", soft_wrap=True
         )
+
+    def doing(self, what: str) -> None:
+        """A part of some longer work begins."""
+        self.console.print(f"[dim]{what} …[/]")
+
+    def exported(self, done: Exported) -> None:
+        """What was written, and how near it is to what was trained."""
+        check = done.check
+        table = Table(box=None, padding=(0, 2, 0, 0), title="Against the trained model", title_justify="left")
+        for column in ("", "KL, nats/token", "max Δ logit", "same token", "same experts"):
+            table.add_column(column, justify="left" if not column else "right")
+        for name, found in (("exported, reloaded", check.exported), ("the base", check.base)):
+            experts = "–" if found.same_experts is None else f"{found.same_experts:.2%}"
+            table.add_row(
+                name, f"{found.kl:.2e}", f"{found.largest_logit_difference:.2e}", f"{found.same_choice:.2%}", experts
+            )
+        self.console.print(table)
+        what = {"adapter": "adapter", "merged": "whole model"}.get(done.form, f"whole model in {done.form}")
+        text = f"{done.folder}: {what}, {size(done.bytes)} in {done.files} file{'s' if done.files > 1 else ''}"
+        if done.rounding_error is not None:
+            text += (
+                f"\nadded to the {done.onto} weights of {done.base}, in {done.dtype}, names as in {done.names}: "
+                f"rounding changed the update by {done.rounding_error:.1%} of its size"
+            )
+        text += f"\n{check.kept:.2%} of the fine-tune kept (by KL, over {check.tokens} held-out tokens, computed in {check.dtype})"
+        self.console.print(Panel(text, title="exported", title_align="left", border_style="green"))
 
     def verdict(self, outcome: Outcome) -> None:
         """The end: the comparison, the verdict, the report."""

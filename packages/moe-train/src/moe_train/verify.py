@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from moe_train.adapters import ATTENTION
 from moe_train.data import IGNORED, Sample, collate, micro_batches
 from moe_train.errors import TrainError
 
@@ -93,7 +94,7 @@ def component_of(name: str, parameter: nn.Parameter, layers: list[MoELayer]) -> 
             return "experts"
     if re.search(r"shared_?expert", name):
         return "shared experts"
-    if re.search(r"(^|[._])(attn|attention)[._]", name) and parameter.ndim > 1:
+    if ATTENTION.search(name) and parameter.ndim > 1:
         return "attention"
     if re.search(r"embed|lm_head|wte|wpe", name):
         return "embeddings"
