@@ -16,6 +16,7 @@ from moe_memprof.devices import Parallel
 from moe_memprof.errors import MemprofError
 from moe_memprof.estimate import estimate
 from moe_memprof.plan import Estimate
+from moe_memprof.replay.step import CHUNK
 from moe_memprof.spec import RunSpec
 
 LONGEST = 2**20
@@ -163,7 +164,7 @@ def candidates(spec: RunSpec) -> list[Change]:
         "one kernel instead of a loop",
     )
     offer(spec.attention == "eager", "fused attention", "attention=sdpa", 0.9, "the score matrix is never kept")
-    offer(spec.loss != "chunked", "a chunked loss", "loss=chunked", 1.01, "logits of 1,024 positions at a time")
+    offer(spec.loss != "chunked", "a chunked loss", "loss=chunked", 1.01, f"logits of {CHUNK} positions at a time")
     offer(
         spec.method != "full" and spec.lora_experts and spec.expert_lora == "peft",
         "grouped expert LoRA", "expert_lora=grouped", 0.9, "PEFT builds W + ΔW of every expert, in every layer",

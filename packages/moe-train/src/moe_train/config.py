@@ -81,6 +81,9 @@ class TrainingConfig(_Section):
     """Samples in one optimizer step. It is yours: memory never changes it."""
     micro_batch_tokens: int = Field(default=4096, ge=8)
     """Most padded tokens in one forward pass. It changes speed and memory, never what is learned."""
+    loss: Literal["auto", "chunked", "whole"] = "auto"
+    """`chunked` holds the logits of 256 completion tokens at a time, `whole` those of every position. `auto`: chunked where the model's
+    head can be run by itself, which is tried when it is loaded."""
     learning_rate: float = Field(default=1e-4, gt=0)
     """Peak learning rate of AdamW."""
     warmup: float = Field(default=0.05, ge=0, lt=1)

@@ -92,6 +92,7 @@ def _estimate(
     micro_batches: int,
 ) -> tuple[Estimate | None, str]:
     from moe_memprof import MemprofError, RunSpec, estimate
+    from moe_train.loss import loss_of
 
     values = loaded.model.config.to_dict()
     share = sum(s.completion_tokens for s in group) / _padded(group)
@@ -104,6 +105,7 @@ def _estimate(
             double_quant=config.quantisation.double,
             quantise_experts=config.quantisation.weights != "none",
             expert_lora=_expert_lora(config, loaded),
+            loss="completion" if loss_of(config, loaded) is None else "chunked",
             dtype=str(loaded.model.dtype).removeprefix("torch."),
             lora_rank=config.lora.rank,
             lora_attention=config.lora.attention,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from moe_train.config import QuantisationSection
+    from moe_train.loss import After
 
 EMBEDDED = "embedded"
 """Name of the small model that ships inside moe-train."""
@@ -37,6 +38,8 @@ class LoadedModel:
     moe_layers: int
     """0 for a dense model."""
     pad_id: int
+    after: After | None
+    """How it makes logits of its head's output, for a loss in chunks; None where that cannot be told."""
 
 
 def resolve_model(name: str) -> str:
@@ -123,6 +126,7 @@ def load_model(
     from moe_bench import BenchError
     from moe_bench.pretrained import load_pretrained
     from moe_router import RouterError, diagnose, find_moe_layers
+    from moe_train.loss import after_head
 
     path = resolve_model(name)
     try:
@@ -147,11 +151,13 @@ def load_model(
             f"model {name}: its tokenizer has neither a padding nor an end token; set pad_token in tokenizer_config.json"
         )
     model.config.use_cache = False  # a cache of keys and values is of no use in training
+    model = model if loading else model.to(device)
     return LoadedModel(
-        model=model if loading else model.to(device),
+        model=model,
         tokenizer=tokenizer,
         name=name,
         path=path,
         moe_layers=len(layers),
         pad_id=pad_id,
+        after=after_head(model),
     )

@@ -4,7 +4,7 @@ A step is a function of the whole batch. How it is cut into micro-batches change
 rounding, nothing else: the loss is a sum over completion tokens divided by the batch's count of them, and the routing
 losses take the batch's counts the same way.
 
-Shapes: B samples, S tokens, V vocabulary, L layers, E experts.
+Shapes: B samples, S tokens, L layers, E experts.
 """
 
 from __future__ import annotations
@@ -19,16 +19,18 @@ from typing import TYPE_CHECKING, Any
 
 from moe_train.adapters import trainable
 from moe_train.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
-from moe_train.data import IGNORED, Batch, Sample, batch_indices, collate, micro_batches
+from moe_train.data import IGNORED, Sample, batch_indices, collate, micro_batches
 from moe_train.engines import make_engine, torch_backward
 from moe_train.errors import TrainError
 from moe_train.files import append_line, keep_lines
+from moe_train.loss import completion_loss, token_losses
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from moe_router import RoutingBalancer, StepRouting
     from moe_train.config import RunConfig
+    from moe_train.loss import After
 
 FINAL_RATE = 0.1
 """The cosine ends at this share of the peak learning rate."""
@@ -41,19 +43,6 @@ def learning_rate(step: int, *, steps: int, warmup: float, peak: float) -> float
         return peak * (step + 1) / rising
     done = (step - rising) / max(1, steps - 1 - rising)
     return peak * (FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
-
-
-def completion_loss(model: nn.Module, batch: Batch) -> Tensor:
-    """Cross-entropy in nats summed over the completion tokens of a micro-batch, in fp32; a scalar tensor with gradient."""
-    from torch.nn import functional
-
-    device = next(model.parameters()).device
-    labels_BS = batch.labels_BS.to(device)
-    logits_BSV = model(
-        input_ids=batch.input_ids_BS.to(device), attention_mask=batch.attention_mask_BS.to(device), use_cache=False
-    ).logits
-    wanted_BS = labels_BS[:, 1:] != IGNORED  # only these rows are upcast
-    return functional.cross_entropy(logits_BSV[:, :-1][wanted_BS].float(), labels_BS[:, 1:][wanted_BS], reduction="sum")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +65,7 @@ def batch_gradients(
     balancer: RoutingBalancer | None,
     pad_id: int,
     micro_batch_tokens: int,
+    after: After | None = None,
     backward: Callable[[Tensor, bool], None] = lambda objective, _last: torch_backward(objective),
 ) -> tuple[float, StepRouting | None]:
     """Add one whole batch's gradient to the parameters; returns its loss (nats per completion token) and routing.
@@ -86,6 +76,7 @@ def batch_gradients(
         balancer: for the routing losses; None for a dense model.
         pad_id: token that fills the rows.
         micro_batch_tokens: most padded tokens in one forward pass.
+        after: of `loss.after_head`, for the loss in chunks; None holds all logits.
         backward: receives each micro-batch's objective, and whether it is the last.
 
     Raises:
@@ -102,7 +93,7 @@ def batch_gradients(
             contextlib.nullcontext() if balancer is None else balancer.micro_batch(group.attention_mask_BS.to(device))
         )
         with watching:
-            loss = completion_loss(model, group) / completion_tokens
+            loss = completion_loss(model, group, after=after) / completion_tokens
             objective = loss if balancer is None else loss + balancer.loss()
         if not math.isfinite(float(objective.detach())):
             raise TrainError("training: the loss is not finite; lower training.learning_rate, or use dtype=float32")
@@ -129,9 +120,10 @@ class Trainer:
         *,
         balancer: RoutingBalancer | None,
         pad_id: int,
+        after: After | None = None,
     ) -> None:
         self.model, self.samples, self.config, self.run = model, samples, config, run
-        self.balancer, self.pad_id = balancer, pad_id
+        self.balancer, self.pad_id, self.after = balancer, pad_id, after
         self.parameters = trainable(model)
         if not self.parameters:
             raise TrainError("training: no parameter trains; check the lora section")
@@ -160,6 +152,7 @@ class Trainer:
             balancer=self.balancer,
             pad_id=self.pad_id,
             micro_batch_tokens=t.micro_batch_tokens,
+            after=self.after,
             backward=lambda objective, last: self.engine.backward(objective, last=last),
         )
         norm = self.engine.step(learning_rate(step, steps=t.steps, warmup=t.warmup, peak=t.learning_rate))
@@ -236,28 +229,17 @@ def _memory(device: str) -> int:
 
 
 def record_losses(
-    model: nn.Module, samples: Sequence[Sample], *, pad_id: int, micro_batch_tokens: int
+    model: nn.Module, samples: Sequence[Sample], *, pad_id: int, micro_batch_tokens: int, after: After | None = None
 ) -> list[tuple[str, float, int]]:
     """Loss of every sample without gradient: (record id, nats per completion token, completion tokens), in the given order."""
     import torch
-    from torch.nn import functional
 
     model.eval()
-    device = next(model.parameters()).device
     found: dict[str, tuple[float, int]] = {}
-    with torch.no_grad():
-        for group in micro_batches(samples, max_tokens=micro_batch_tokens):
-            batch = collate(group, pad_id=pad_id)
-            labels_BS = batch.labels_BS.to(device)
-            logits_BSV = model(
-                input_ids=batch.input_ids_BS.to(device),
-                attention_mask=batch.attention_mask_BS.to(device),
-                use_cache=False,
-            ).logits[:, :-1]
-            losses_BS = functional.cross_entropy(
-                logits_BSV.float().transpose(1, 2), labels_BS[:, 1:], reduction="none", ignore_index=IGNORED
-            )
-            for sample, row_S, wanted_S in zip(group, losses_BS, labels_BS[:, 1:] != IGNORED, strict=True):
-                tokens = int(wanted_S.sum())
-                found[sample.record.id] = (float(row_S.sum()) / max(1, tokens), tokens)
+    for group in micro_batches(samples, max_tokens=micro_batch_tokens):
+        batch = collate(group, pad_id=pad_id)
+        tokens_B = (batch.labels_BS[:, 1:] != IGNORED).sum(1).tolist()
+        of_samples = torch.split(token_losses(model, batch, after=after).cpu(), tokens_B)
+        for sample, losses, tokens in zip(group, of_samples, tokens_B, strict=True):
+            found[sample.record.id] = (float(losses.sum()) / max(1, tokens), tokens)
     return [(sample.record.id, *found[sample.record.id]) for sample in samples]

@@ -19,6 +19,7 @@ from moe_train.data import Sample
 from moe_train.errors import TrainError
 from moe_train.evaluate import LOSS_SCHEMA, LossComparison, answer_items, compare_losses, load_losses, ready_to_generate
 from moe_train.files import disk_errors, keep_lines, read_json, read_jsonl, write_folder, write_json, write_text
+from moe_train.loss import loss_of
 from moe_train.memory import MemoryPlan, check_fits, plan_memory, write_receipt
 from moe_train.prepare import Data, check_unchanged, environment, model_account, prepare
 from moe_train.trainer import StepResult, Trainer, batch_gradients, record_losses, step_batch
@@ -218,7 +219,14 @@ def prove_on_batch(
         batch, tokens = step_batch(data.train, config, 0), config.training.micro_batch_tokens
         routed_LE = routed_with_loss(model, batch, pad_id=loaded.pad_id, micro_batch_tokens=tokens) if layers else None
         torch.set_rng_state(random_state)  # routers that draw, draw the same
-        batch_gradients(model, batch, balancer=balancer, pad_id=loaded.pad_id, micro_batch_tokens=tokens)
+        batch_gradients(
+            model,
+            batch,
+            balancer=balancer,
+            pad_id=loaded.pad_id,
+            micro_batch_tokens=tokens,
+            after=loss_of(config, loaded),
+        )
         quantised = config.quantisation.weights != "none"
         return prove(model, layers, targets, routed_LE=routed_LE, quantised=quantised)
     finally:
@@ -257,8 +265,9 @@ def _judge(r: _Run, model: nn.Module, label: str, tracker: MemoryTracker) -> Non
             path.parent.mkdir(parents=True, exist_ok=True)
         if not losses.is_file():
             found = record_losses(
-                judged, r.data.held_out, pad_id=r.loaded.pad_id, micro_batch_tokens=r.config.training.micro_batch_tokens
-            )
+                judged, r.data.held_out, pad_id=r.loaded.pad_id, micro_batch_tokens=r.config.training.micro_batch_tokens,
+                after=loss_of(r.config, r.loaded),
+            )  # fmt: skip
             write_json(losses, {"schema": LOSS_SCHEMA, "records": found})
         if r.loaded.moe_layers and not trace.is_file():
             _trace(r, judged, trace)
@@ -299,7 +308,8 @@ def _train(r: _Run, model: nn.Module, tracker: MemoryTracker) -> None:
     from moe_memprof.measure import measure_step
 
     balancer = _balancer(r.config, model) if r.loaded.moe_layers else None
-    trainer = Trainer(model, r.data.train, r.config, r.run, balancer=balancer, pad_id=r.loaded.pad_id)
+    after = loss_of(r.config, r.loaded)
+    trainer = Trainer(model, r.data.train, r.config, r.run, balancer=balancer, pad_id=r.loaded.pad_id, after=after)
     try:
         done = trainer.restore()
         steps = r.config.training.steps

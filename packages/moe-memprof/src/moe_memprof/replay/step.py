@@ -245,8 +245,13 @@ def _head(m: Memory, how: How, model: Model, task: Task, x: Tensor) -> Tensor:
             wanted, outer = cast(m, logits, F32), logits  # an output of the forward pass, which the loss is worked in
         else:
 
-            def spread(_grads: Grads, _saved: list[Tensor]) -> Grads:
-                return [fresh(m, everywhere, width)]
+            def spread(grads: Grads, _saved: list[Tensor]) -> Grads:
+                # Back through the choice of rows, then through leaving out the last position: both fill a tensor of all logits.
+                chosen = fresh(m, everywhere, width)
+                grads.clear()
+                every = fresh(m, everywhere, width)
+                del chosen
+                return [every]
 
             # Selecting rows copies them; upcasting copies them again where logits are in 16 bits.
             rows = task.wanted * model.vocabulary
@@ -258,8 +263,8 @@ def _head(m: Memory, how: How, model: Model, task: Task, x: Tensor) -> Tensor:
         return record(m, (1, F32), [likelihoods], lambda _g, _s: [fresh(m, size, F32)], [likelihoods.alias()])
 
 
-CHUNK = 1024
-"""Rows whose logits are alive together in a chunked loss."""
+CHUNK = 256
+"""Rows whose logits are alive together in a chunked loss, as moe-train does it."""
 
 
 def _chunked(m: Memory, how: How, model: Model, task: Task, x: Tensor, head: Tensor) -> Tensor:
@@ -270,7 +275,8 @@ def _chunked(m: Memory, how: How, model: Model, task: Task, x: Tensor, head: Ten
         for_hidden = fresh(m, hidden, how.width)
         for_head = fresh(m, head.elements, how.width) if trains else None
         with m.labelled("logits"):
-            chunk = [fresh(m, rows * model.vocabulary, width) for width in (how.width, F32, F32)]
+            # Log-softmax, the gradient of the likelihoods and that of the logits: more than the logits and their copy in fp32 before.
+            chunk = [fresh(m, rows * model.vocabulary, F32) for _ in range(3)]
         del chunk
         saved = [for_hidden] + ([for_head] if for_head is not None else [])
         del for_hidden, for_head
