@@ -1,6 +1,7 @@
 """What the loss takes, in three ways: python benchmarks/loss_memory.py [--rounds N]
 
-transformers' own, all logits with the wanted ones upcast, and chunks. A Mixtral of 2 layers with a vocabulary of 128,256 and its head frozen, LoRA on attention, 4 rows of 512 tokens, half of them with a loss.
+transformers' own, all logits with the wanted ones upcast, and chunks. A Mixtral of 2 layers with a vocabulary of 128,256 and its head
+frozen, LoRA on attention, 4 rows of 512 tokens, half of them with a loss.
 Bytes are the highest sum of live tensors of one forward and backward pass above what was there before, beside moe-memprof's plan of the
 same; time is the ratio to transformers' own loss within each round, the three in turns. Writes loss_memory.json beside this file.
 """

@@ -125,10 +125,12 @@ def prove(
     problems = []
     buffers = dict(model.named_buffers())
     asked = None if targets is None else {*(f"{n}.weight" for n in targets.attention), *targets.experts}
+    unseen = set(asked or ())
     for name, parameter in model.named_parameters():
         if _LORA.search(name):
             continue
         base = base_name(name)
+        unseen.discard(base)
         row = tally[component_of(base, parameter, layers)]
         held = held_as(name, parameter, buffers)
         row["parameters"] += held.elements
@@ -157,6 +159,7 @@ def prove(
                 problems.append(f"{base}: its adapter received no gradient on a real batch")
         elif wanted:
             problems.append(f"{base} was to train and does not")
+    problems += [f"{name} was to train and is no weight of the model" for name in sorted(unseen)]
     reached, with_gradient = None, None
     if layers and routed_LE is not None and (targets is None or targets.experts):
         reached, with_gradient = _expert_gradients(model, layers, routed_LE)
