@@ -11,11 +11,11 @@ from scipy import stats
 
 from moe_train import TrainError
 from moe_train.adapters import add_lora, trainable
+from moe_train.assembly import find_layers, planned_targets
 from moe_train.config import EvaluationConfig
 from moe_train.data import Record
 from moe_train.evaluate import check_disjoint, compare_losses, evaluation_items, ready_to_generate
 from moe_train.prepare import prepare
-from moe_train.workflow import find_layers, planned_targets
 
 
 def asked(prompt: str) -> Record:

@@ -12,10 +12,10 @@ from peft import PeftModel
 
 from moe_train import TrainError
 from moe_train.adapters import Targets, add_lora, find_targets, trainable
+from moe_train.assembly import adapted, find_layers, planned_targets, prove_on_batch
 from moe_train.config import LoraSection, RunConfig
 from moe_train.prepare import prepare
 from moe_train.verify import COMPONENTS, base_name
-from moe_train.workflow import adapted, find_layers, planned_targets, prove_on_batch
 
 
 def proven(config: RunConfig, change: Callable[[Any], None] = lambda _: None) -> Any:

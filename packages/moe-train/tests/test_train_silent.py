@@ -16,12 +16,12 @@ import tiny_models
 from moe_router import find_moe_layers
 from moe_train import RunConfig, TrainError
 from moe_train.adapters import find_targets
+from moe_train.assembly import adapted, find_layers, planned_targets
 from moe_train.config import LoraSection
 from moe_train.data import Sample
 from moe_train.prepare import prepare
 from moe_train.trainer import batch_gradients, step_batch
 from moe_train.verify import Proof, prove
-from moe_train.workflow import adapted, find_layers, planned_targets
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),

@@ -12,12 +12,12 @@ import torch
 from moe_router import RoutingBalancer
 from moe_train import TrainError
 from moe_train.adapters import trainable
+from moe_train.assembly import adapted, find_layers, planned_targets
 from moe_train.checkpoint import checkpoints
 from moe_train.data import collate
 from moe_train.files import read_jsonl
 from moe_train.prepare import prepare
 from moe_train.trainer import FINAL_RATE, Trainer, batch_gradients, learning_rate, record_losses, step_batch
-from moe_train.workflow import adapted, find_layers, planned_targets
 
 
 def make_trainer(config: Any, folder: Path, *, balanced: bool = True) -> Trainer:

@@ -93,7 +93,7 @@ class TrainingConfig(_Section):
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are scaled down to this norm."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, more time."""
+    """Recompute activations in the backward pass: less memory, more time. Routers choose the same experts again."""
     checkpoint_every: int = Field(default=25, ge=1)
     """Steps between checkpoints; a killed run loses at most so many."""
     keep_checkpoints: int = Field(default=2, ge=1)

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moe_train.assembly import adapted, find_layers, planned_targets, prove_on_batch
 from moe_train.memory import MemoryPlan, plan_memory
 from moe_train.prepare import environment, prepare
 from moe_train.verify import Proof
-from moe_train.workflow import adapted, find_layers, planned_targets, prove_on_batch, run_name
+from moe_train.workflow import run_name
 
 if TYPE_CHECKING:
     from moe_train.config import RunConfig

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moe_train.adapters import Targets, add_lora, find_targets, write_model
+from moe_train.adapters import Targets, write_model
+from moe_train.assembly import adapted, find_layers, make_balancer, planned_targets, prove_on_batch
 from moe_train.config import RunConfig, dump_config, load_config
 from moe_train.data import Sample
 from moe_train.errors import TrainError
@@ -22,15 +23,14 @@ from moe_train.files import disk_errors, keep_lines, read_json, read_jsonl, writ
 from moe_train.loss import loss_of
 from moe_train.memory import MemoryPlan, check_fits, plan_memory, write_receipt
 from moe_train.prepare import Data, check_unchanged, environment, model_account, prepare
-from moe_train.trainer import StepResult, Trainer, batch_gradients, record_losses, step_batch
-from moe_train.verify import Proof, prove, routed_with_loss
+from moe_train.trainer import StepResult, Trainer, record_losses
 
 if TYPE_CHECKING:
     from torch import nn
 
     from moe_bench.compare import Comparison
     from moe_memprof.measure import MemoryTracker
-    from moe_router import MoELayer, RoutingBalancer
+    from moe_router import MoELayer
     from moe_train.console import Screen
     from moe_train.model import LoadedModel
 
@@ -148,18 +148,6 @@ def _stoppable(folder: Path, screen: Screen) -> Iterator[None]:
         raise
 
 
-def find_layers(loaded: LoadedModel) -> list[MoELayer]:
-    """The model's MoE layers; none for a dense model that is trained as one."""
-    from moe_router import find_moe_layers
-
-    return find_moe_layers(loaded.model) if loaded.moe_layers else []
-
-
-def planned_targets(config: RunConfig, loaded: LoadedModel, layers: list[MoELayer]) -> Targets | None:
-    """What LoRA adapts; None when every weight trains."""
-    return None if config.training.method == "full" else find_targets(loaded.model, layers, config.lora)
-
-
 def _execute(r: _Run, layers: list[MoELayer], targets: Targets | None, plan: MemoryPlan) -> Outcome:
     import torch
 
@@ -191,65 +179,6 @@ def _execute(r: _Run, layers: list[MoELayer], targets: Targets | None, plan: Mem
         peaks = tracker.peaks()
     screen.memory(Receipt.load(run / "receipt.json") if (run / "receipt.json").is_file() else None, peaks)
     return conclude(run, screen)
-
-
-def adapted(config: RunConfig, loaded: LoadedModel, targets: Targets | None) -> nn.Module:
-    """The model with what is to train in place: LoRA on the targets, or every weight where there are none."""
-    model: nn.Module = loaded.model if targets is None else add_lora(loaded.model, targets, config.lora)
-    if config.training.gradient_checkpointing:
-        _enable_checkpointing(loaded.model)
-    return model
-
-
-def prove_on_batch(
-    config: RunConfig,
-    loaded: LoadedModel,
-    data: Data,
-    model: nn.Module,
-    layers: list[MoELayer],
-    targets: Targets | None,
-) -> Proof:
-    """One forward and backward pass of the first batch, read as the trainability proof; leaves no gradient behind."""
-    import torch
-
-    random_state = torch.get_rng_state()
-    balancer = _balancer(config, model) if layers else None
-    model.train()
-    try:
-        batch, tokens = step_batch(data.train, config, 0), config.training.micro_batch_tokens
-        routed_LE = routed_with_loss(model, batch, pad_id=loaded.pad_id, micro_batch_tokens=tokens) if layers else None
-        torch.set_rng_state(random_state)  # routers that draw, draw the same
-        batch_gradients(
-            model,
-            batch,
-            balancer=balancer,
-            pad_id=loaded.pad_id,
-            micro_batch_tokens=tokens,
-            after=loss_of(config, loaded),
-        )
-        quantised = config.quantisation.weights != "none"
-        return prove(model, layers, targets, routed_LE=routed_LE, quantised=quantised)
-    finally:
-        if balancer is not None:
-            balancer.close()
-        model.zero_grad(set_to_none=True)
-        torch.set_rng_state(random_state)
-
-
-def _balancer(config: RunConfig, model: nn.Module) -> RoutingBalancer:
-    from moe_router import RoutingBalancer
-
-    return RoutingBalancer(model, load_balancing=config.routing.load_balancing, z_loss=config.routing.z_loss)
-
-
-def _enable_checkpointing(model: Any) -> None:
-    # Non-reentrant: the reentrant kind cuts the gradient of losses taken inside a layer.
-    kind = {"use_reentrant": False}
-    if hasattr(model, "activation_checkpointing_enable"):  # its name since transformers 5.2x
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs=kind)
-    else:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kind)
-    model.enable_input_require_grads()
 
 
 def _judge(r: _Run, model: nn.Module, label: str, tracker: MemoryTracker) -> None:
@@ -307,7 +236,7 @@ def _train(r: _Run, model: nn.Module, tracker: MemoryTracker) -> None:
     """Train to the last step; the memory of one step on the way is measured and put beside its plan."""
     from moe_memprof.measure import measure_step
 
-    balancer = _balancer(r.config, model) if r.loaded.moe_layers else None
+    balancer = make_balancer(r.config, model) if r.loaded.moe_layers else None
     after = loss_of(r.config, r.loaded)
     trainer = Trainer(model, r.data.train, r.config, r.run, balancer=balancer, pad_id=r.loaded.pad_id, after=after)
     try:

@@ -75,7 +75,7 @@ def with_adapter(config: RunConfig, run: Path, loaded: LoadedModel) -> Any:
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    from moe_train.workflow import adapted, find_layers, planned_targets
+    from moe_train.assembly import adapted, find_layers, planned_targets
 
     model: Any = adapted(config, loaded, planned_targets(config, loaded, find_layers(loaded)))
     result = set_peft_model_state_dict(model, load_file(str(run / "adapter" / "adapter_model.safetensors")))
