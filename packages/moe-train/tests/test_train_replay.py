@@ -51,7 +51,7 @@ def executed(model: Any, layers: list[Any]) -> tuple[list[Any], dict[tuple[int, 
 
 
 def run(
-    architecture: str, *, replay: bool, by: float = 1.0
+    architecture: str, *, replay: bool, by: float = 1.0, reentrant: bool = False
 ) -> tuple[Any, dict[tuple[int, bool], list[torch.Tensor]], int]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
