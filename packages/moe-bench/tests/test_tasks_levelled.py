@@ -48,7 +48,7 @@ def test_items_are_distinct_labelled_and_spread_over_levels(name: str) -> None:
 def test_higher_levels_take_more_steps_or_more_reading(name: str) -> None:
     by_level = {n: [i for i in items_of(name) if i.metadata["level"] == n] for n in range(1, 6)}
     sizes = {
-        n: sum(len(i.prompt.split()) / 10 + i.metadata["steps"] for i in items) / len(items)
+        n: sum(len(i.prompt.split()) / 10 + len(i.solution.split()) / 5 for i in items) / len(items)
         for n, items in by_level.items()
     }
     assert all(sizes[n + 1] >= 0.9 * sizes[n] for n in range(1, 5)), sizes
@@ -86,7 +86,7 @@ def test_the_scorer_finds_the_answer_and_no_other(name: str) -> None:
 @pytest.mark.parametrize("name", [n for n, f in LEVELLED.items() if f.answer_kind in ("boolean", "choice")])
 def test_no_answer_is_a_safe_guess(name: str) -> None:
     """At most 55 % of the items have one answer, one place among the choices, or the first or last of them, by chance 3 in 1000 more."""
-    items = items_of(name)
+    family, items = LEVELLED[name], items_of(name)
     bound = 0.55 * 400 + 2.75 * (400 * 0.55 * 0.45) ** 0.5
     answers = Counter(i.target for i in items)
     assert answers.most_common(1)[0][1] <= bound, answers
@@ -96,12 +96,11 @@ def test_no_answer_is_a_safe_guess(name: str) -> None:
         n = len(of_level)
         most = Counter(i.target for i in of_level).most_common(1)[0][1]
         assert most <= 0.55 * n + 2.75 * (n * 0.25) ** 0.5, level
-        choices = of_level[0].metadata.get("choices")
-        if choices is None:
-            continue
-        for share in (_place_share(of_level, 0), _place_share(of_level, -1)):
-            chance = sum(1 / len(i.metadata["choices"]) for i in of_level) / n
-            assert abs(share - chance) <= 3.3 * (chance * (1 - chance) / n) ** 0.5, (level, share, chance)
+    if family.answer_kind == "choice":
+        chance = sum(1 / len(i.metadata["choices"]) for i in items) / 400
+        for place in (0, -1):
+            share = _place_share(items, place)
+            assert abs(share - chance) <= 3.5 * (chance * (1 - chance) / 400) ** 0.5, (place, share, chance)
 
 
 def _place_share(items: list[Item], place: int) -> float:

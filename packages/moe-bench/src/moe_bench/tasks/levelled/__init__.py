@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from moe_bench.tasks.family import LevelledFamily
-from moe_bench.tasks.levelled import algebra, arithmetic
+from moe_bench.tasks.levelled import algebra, arithmetic, cases, comparison, deduction
 
-_MODULES = (arithmetic, algebra)
+_MODULES = (arithmetic, algebra, comparison, deduction, cases)
 
 LEVELLED: Mapping[str, LevelledFamily] = MappingProxyType(
     {family.name: family for module in _MODULES for family in module.FAMILIES}
