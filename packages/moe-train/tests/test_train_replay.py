@@ -90,9 +90,10 @@ def test_the_recompute_runs_the_experts_of_the_first_run(architecture: str) -> N
 
 
 def test_without_it_the_recompute_chooses_others() -> None:
-    """torch finds other shapes than it had saved, where the counts of the experts differ too, and stops."""
-    with pytest.raises(torch.utils.checkpoint.CheckpointError, match="different metadata"):
-        run("mixtral", replay=False)
+    _, found, _ = run("mixtral", replay=False)
+    pairs = [(found[n, False][0], found[n, True][0]) for n, again in found if again]
+    assert pairs
+    assert any(not torch.equal(first.sort(-1).values, second.sort(-1).values) for first, second in pairs)
 
 
 def test_both_kinds_of_checkpointing() -> None:
