@@ -37,10 +37,14 @@ class Targets:
     """Linear modules of attention."""
     experts: tuple[str, ...]
     """Three-dimensional expert parameters, each [experts, ...]."""
+    routers: tuple[str, ...] = ()
+    """Router modules whose own weights train, as copies that PEFT keeps with the adapter (`modules_to_save`)."""
 
 
-def find_targets(model: PreTrainedModel, layers: list[MoELayer], lora: LoraSection) -> Targets:
-    """The modules and parameters that `lora` asks to adapt.
+def find_targets(
+    model: PreTrainedModel, layers: list[MoELayer], lora: LoraSection, *, train_routers: bool = False
+) -> Targets:
+    """The modules and parameters that `lora` asks to adapt, and the routers where they are to train.
 
     Raises:
         TrainError: when something asked for is not in the model, or cannot be adapted in the way that was asked for.
@@ -60,7 +64,8 @@ def find_targets(model: PreTrainedModel, layers: list[MoELayer], lora: LoraSecti
             experts += _fused_parameters(layer)
     elif lora.experts and not lora.attention:
         raise TrainError("lora.experts: this model has no experts; set lora.attention=true")
-    targets = Targets(attention=attention, experts=tuple(experts))
+    routers = tuple(dict.fromkeys(layer.router_name for layer in layers)) if train_routers else ()
+    targets = Targets(attention=attention, experts=tuple(experts), routers=routers)
     grouped_products(model, targets, lora)
     return targets
 
@@ -98,7 +103,7 @@ def _suffixes(names: tuple[str, ...]) -> list[str]:
 
 
 def add_lora(model: PreTrainedModel, targets: Targets, lora: LoraSection) -> PeftModel:
-    """Wrap the model with LoRA on the targets; everything else is frozen, the routers too.
+    """Wrap the model with LoRA on the targets; everything else is frozen, the routers too where they are no targets.
 
     The adapter is an ordinary PEFT adapter: `PeftModel.from_pretrained(base, RUN/adapter)` loads it.
     """
@@ -111,6 +116,7 @@ def add_lora(model: PreTrainedModel, targets: Targets, lora: LoraSection) -> Pef
         target_parameters=_suffixes(targets.experts) or None,
         lora_dropout=lora.dropout,
         use_rslora=lora.rslora,
+        modules_to_save=_suffixes(targets.routers) or None,
         task_type="CAUSAL_LM",
     )
     if targets.experts and grouped_products(model, targets, lora):

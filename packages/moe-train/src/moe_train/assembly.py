@@ -28,7 +28,9 @@ def find_layers(loaded: LoadedModel) -> list[MoELayer]:
 
 def planned_targets(config: RunConfig, loaded: LoadedModel, layers: list[MoELayer]) -> Targets | None:
     """What LoRA adapts; None when every weight trains."""
-    return None if config.training.method == "full" else find_targets(loaded.model, layers, config.lora)
+    if config.training.method == "full":
+        return None
+    return find_targets(loaded.model, layers, config.lora, train_routers=config.routing.train)
 
 
 def adapted(config: RunConfig, loaded: LoadedModel, targets: Targets | None) -> nn.Module:

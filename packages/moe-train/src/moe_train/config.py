@@ -111,6 +111,10 @@ class RoutingConfig(_Section):
     """Coefficient of the load-balancing loss (minimum 1 per layer)."""
     z_loss: float = Field(default=1e-4, ge=0)
     """Coefficient of the router z-loss."""
+    train: bool = False
+    """With LoRA, train the weights of the routers as well; they are kept with the adapter. Frozen, they go on deciding as in the base."""
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Peak learning rate of the routers. Without it, `training.learning_rate`."""
 
 
 class EvaluationConfig(_Section):
@@ -174,6 +178,12 @@ class RunConfig(_Section):
             raise ValueError("lora.expert_products: PEFT cannot adapt quantised experts; leave it at auto")
         if self.quantisation.double and self.quantisation.weights != "nf4":
             raise ValueError("quantisation.double: goes with quantisation.weights=nf4")
+        if self.routing.train and self.training.method == "full":
+            raise ValueError("routing.train: training.method=full trains the routers as everything else; leave it out")
+        if self.routing.train and self.training.deepspeed is not None:
+            raise ValueError("routing.train: does not go with training.deepspeed; leave one of them out")
+        if self.routing.learning_rate is not None and not self.routing.train:
+            raise ValueError("routing.learning_rate: the routers are frozen; set routing.train=true, or leave it out")
         if self.training.method == "lora" and not (self.lora.attention or self.lora.experts):
             raise ValueError("lora: attention and experts are both off, so nothing would train; switch one on")
         return self

@@ -33,6 +33,9 @@ _OURS = {
 }
 
 
+_ROUTER_COPY = ".modules_to_save."
+
+
 class Engine(Protocol):
     """One optimizer step's mechanics."""
 
@@ -49,13 +52,29 @@ class Engine(Protocol):
         """Read it back."""
 
 
-def make_engine(model: nn.Module, parameters: dict[str, nn.Parameter], training: TrainingConfig) -> Engine:
-    """The engine that the configuration asks for."""
+def make_engine(
+    model: nn.Module, parameters: dict[str, nn.Parameter], training: TrainingConfig, *, router_rate: float | None = None
+) -> Engine:
+    """The engine that the configuration asks for.
+
+    Args:
+        model: adapted.
+        parameters: those that train, by name.
+        training: the section of the configuration.
+        router_rate: peak learning rate of routers that PEFT keeps copies of; None for that of the rest.
+    """
     import torch
 
-    optimizer = torch.optim.AdamW(parameters.values(), lr=training.learning_rate, weight_decay=training.weight_decay)
+    routers = {name: p for name, p in parameters.items() if _ROUTER_COPY in name}
+    # In 16 bits the small steps of a router would be rounded away: the optimizer moves a float32 copy.
+    wide = {name: p.detach().float().clone() for name, p in routers.items() if p.dtype.itemsize < 4}
+    groups: list[dict[str, Any]] = [{"params": [p for name, p in parameters.items() if name not in routers]}]
+    if routers:
+        scale = 1.0 if router_rate is None else router_rate / training.learning_rate
+        groups.append({"params": [wide.get(name, p) for name, p in routers.items()], "scale": scale})
+    optimizer = torch.optim.AdamW(groups, lr=training.learning_rate, weight_decay=training.weight_decay)
     if training.deepspeed is None:
-        return TorchEngine(parameters, optimizer, training)
+        return TorchEngine(parameters, optimizer, training, wide)
     return DeepSpeedEngine(model, optimizer, training, Path(training.deepspeed))
 
 
@@ -68,13 +87,15 @@ class TorchEngine:
     """torch's own backward pass and AdamW."""
 
     def __init__(
-        self, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, training: TrainingConfig
+        self,
+        parameters: dict[str, nn.Parameter],
+        optimizer: torch.optim.Optimizer,
+        training: TrainingConfig,
+        wide: dict[str, Tensor],
     ) -> None:
-        self.parameters, self.optimizer, self.max_grad_norm = (
-            list(parameters.values()),
-            optimizer,
-            training.max_grad_norm,
-        )
+        self.parameters, self.optimizer, self.max_grad_norm = parameters, optimizer, training.max_grad_norm
+        self.wide = wide
+        """Float32 copies, by name, of parameters that are held in 16 bits: the optimizer has these."""
 
     def backward(self, objective: Tensor, *, last: bool) -> None:  # noqa: ARG002
         """Add a micro-batch's gradient."""
@@ -85,23 +106,36 @@ class TorchEngine:
         import torch
 
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
+            group["lr"] = rate * group.get("scale", 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.max_grad_norm)
         if not torch.isfinite(norm):
             raise TrainError("training: the gradient is not finite; lower training.learning_rate, or use dtype=float32")
+        for name, copy in self.wide.items():
+            gradient = self.parameters[name].grad
+            copy.grad = None if gradient is None else gradient.float()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for name, copy in self.wide.items():
+                self.parameters[name].copy_(copy)
+                self.parameters[name].grad = None
         return float(norm)
 
     def save(self, folder: Path) -> None:
-        """`optimizer.pt`: the state dict."""
-        write_tensors(folder / "optimizer.pt", self.optimizer.state_dict())
+        """`optimizer.pt`: the state dict, and the float32 copies where there are any."""
+        write_tensors(
+            folder / "optimizer.pt", {**self.optimizer.state_dict(), **({"wide": self.wide} if self.wide else {})}
+        )
 
     def load(self, folder: Path) -> None:
         """Read `optimizer.pt`."""
         import torch
 
-        self.optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True))
+        state = torch.load(folder / "optimizer.pt", weights_only=True)
+        with torch.no_grad():
+            for name, saved in state.pop("wide", {}).items():
+                self.wide[name].copy_(saved)
+        self.optimizer.load_state_dict(state)
 
 
 class DeepSpeedEngine:

@@ -127,7 +127,7 @@ class Trainer:
         self.parameters = trainable(model)
         if not self.parameters:
             raise TrainError("training: no parameter trains; check the lora section")
-        self.engine = make_engine(model, self.parameters, config.training)
+        self.engine = make_engine(model, self.parameters, config.training, router_rate=config.routing.learning_rate)
         self.progress = Progress(step=0, tokens=0, seconds=0.0)
         self.folder, self.metrics = run / "checkpoints", run / "metrics.jsonl"
 

@@ -124,10 +124,10 @@ def prove(
     }
     problems = []
     buffers = dict(model.named_buffers())
-    asked = None if targets is None else {*(f"{n}.weight" for n in targets.attention), *targets.experts}
+    asked = None if targets is None else _asked_for(model, targets)
     unseen = set(asked or ())
     for name, parameter in model.named_parameters():
-        if _LORA.search(name):
+        if _LORA.search(name) or ".original_module." in name:  # beside it stands the copy that trains
             continue
         base = base_name(name)
         unseen.discard(base)
@@ -137,7 +137,7 @@ def prove(
         row["bytes"] += held.bytes
         row["quantised"] += held.quantised
         row["tensors"] += 1
-        if held.quantised != quantised and base in (asked or ()):
+        if held.quantised != quantised and base in (asked or ()) and not parameter.requires_grad:
             problems.append(f"{base} is {'not ' if quantised else ''}quantised, against the configuration")
         wanted = asked is None or base in asked
         row["matched"] += wanted
@@ -171,6 +171,16 @@ def prove(
     return Proof(
         components=components, experts_reached=reached, experts_with_gradient=with_gradient, problems=tuple(problems)
     )
+
+
+def _asked_for(model: nn.Module, targets: Targets) -> set[str]:
+    """The base's weights that were to be adapted or trained, by name."""
+    found = {*(f"{name}.weight" for name in targets.attention), *targets.experts}
+    for path, module in model.named_modules():
+        if base_name(path) in targets.routers and ".original_module" not in path and ".modules_to_save" not in path:
+            names = (name for name, _ in module.named_parameters() if "original_module." not in name)
+            found |= {base_name(f"{path}.{name}") for name in names}
+    return found
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from moe_train.errors import TrainError
-from moe_train.export.updates import Added, Update
+from moe_train.export.updates import Added, Replacement, Update
 
 SHARD_BYTES = 2 * 10**9
 _TOKENIZER = (
@@ -59,7 +59,7 @@ class Merged:
 
 def merge(
     source: Source,
-    updates: Mapping[str, Update],
+    updates: Mapping[str, Update | Replacement],
     out: Path,
     *,
     names: str,

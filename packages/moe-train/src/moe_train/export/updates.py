@@ -64,6 +64,25 @@ class Update:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Replacement:
+    """A weight that was trained itself and is kept with the adapter (`modules_to_save`): a router."""
+
+    weight: Tensor
+
+    def add_to(self, weight: Tensor) -> Added:
+        """Put it in the base's place."""
+        if weight.shape != self.weight.shape:
+            raise TrainError(
+                f"merge: a weight of shape {tuple(self.weight.shape)} for one of {tuple(weight.shape)}: not the adapter's base"
+            )
+        wanted = (self.weight.float() - weight.float()).square().sum(dtype=torch.float64)
+        weight.copy_(self.weight)
+        return Added(
+            wanted=float(wanted), lost=float((weight.float() - self.weight.float()).square().sum(dtype=torch.float64))
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Added:
     """Squared norms of an update and of what rounding made of it."""
 
@@ -76,7 +95,7 @@ class Added:
         return 0.0 if self.wanted == 0 else (self.lost / self.wanted) ** 0.5
 
 
-def read_updates(model: PreTrainedModel, adapter: Path) -> dict[str, Update]:
+def read_updates(model: PreTrainedModel, adapter: Path) -> dict[str, Update | Replacement]:
     """The updates of an adapter's folder, by the name of the weight in transformers 5.
 
     Args:
@@ -88,12 +107,15 @@ def read_updates(model: PreTrainedModel, adapter: Path) -> dict[str, Update]:
     """
     from peft import PeftConfig, get_peft_model
     from peft.tuners.lora.layer import LoraLayer
+    from peft.utils import ModulesToSaveWrapper
     from safetensors.torch import load_file
+
+    from moe_train.verify import base_name
 
     if not (adapter / "adapter_config.json").is_file():
         raise TrainError(f"adapter {adapter}: no adapter_config.json in it")
     config = PeftConfig.from_pretrained(str(adapter))
-    more = [key for key in ("use_dora", "modules_to_save", "trainable_token_indices") if getattr(config, key, None)]
+    more = [key for key in ("use_dora", "trainable_token_indices") if getattr(config, key, None)]
     bias = getattr(config, "bias", "none")
     if str(config.peft_type) not in ("LORA", "PeftType.LORA") or more or bias != "none":
         what = ", ".join([*more, *([f"bias={bias}"] if bias != "none" else [])]) or str(config.peft_type)
@@ -106,20 +128,26 @@ def read_updates(model: PreTrainedModel, adapter: Path) -> dict[str, Update]:
         except ValueError as error:
             raise TrainError(f"adapter {adapter}: does not fit this base ({str(error).splitlines()[0]})") from None
     factors = load_file(str(adapter / "adapter_model.safetensors"))
-    found: dict[str, Update] = {}
+    found: dict[str, Update | Replacement] = {}
     for path, module in wrapped.named_modules():
         if isinstance(module, LoraLayer) and "default" in getattr(module, "lora_A", {}):
-            keys = [f"{path}.{factor}.weight" for factor in ("lora_A", "lora_B")]
-            missing = [key for key in keys if key not in factors]
-            if missing:
-                raise TrainError(
-                    f"adapter {adapter}: {missing[0]} is not in its file, which is incomplete or of another base"
-                )
+            keys = [_present(factors, f"{path}.{factor}.weight", adapter) for factor in ("lora_A", "lora_B")]
             name, update = _update(path, module, *(factors.pop(key) for key in keys))
             found[name] = update
+        elif isinstance(module, ModulesToSaveWrapper):
+            for part in module.modules_to_save["default"].state_dict():
+                found[f"{base_name(path)}.{part}"] = Replacement(
+                    weight=factors.pop(_present(factors, f"{path}.{part}", adapter))
+                )
     if factors:
         raise TrainError(f"adapter {adapter}: {min(factors)} has no place in this base")
     return found
+
+
+def _present(factors: dict[str, Tensor], key: str, adapter: Path) -> str:
+    if key not in factors:
+        raise TrainError(f"adapter {adapter}: {key} is not in its file, which is incomplete or of another base")
+    return key
 
 
 def _update(path: str, module: Any, a: Tensor, b: Tensor) -> tuple[str, Update]:
