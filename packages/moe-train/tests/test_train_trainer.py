@@ -100,8 +100,9 @@ def test_cutting_a_batch_changes_nothing(config_for: Any, tmp_path: Path, checkp
             torch.testing.assert_close(grad, whole[2][name], rtol=2e-3, atol=2e-6, msg=name)
 
 
-def test_a_resumed_run_is_the_undisturbed_run(config_for: Any, tmp_path: Path) -> None:
-    config = config_for()
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit"])
+def test_a_resumed_run_is_the_undisturbed_run(optimizer: str, config_for: Any, tmp_path: Path) -> None:
+    config = config_for(f"training.optimizer={optimizer}")
     whole = make_trainer(config, tmp_path / "whole")
     whole.train(on_step=quiet)
 

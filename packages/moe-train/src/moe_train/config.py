@@ -84,6 +84,8 @@ class TrainingConfig(_Section):
     loss: Literal["auto", "chunked", "whole"] = "auto"
     """`chunked` holds the logits of 256 completion tokens at a time, `whole` those of every position. `auto`: chunked where the model's
     head can be run by itself, which is tried when it is loaded."""
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
+    """torch's AdamW, or bitsandbytes' with its states in 8 bits, `paged` with them in memory that a GPU may give up for a while."""
     learning_rate: float = Field(default=1e-4, gt=0)
     """Peak learning rate of AdamW."""
     warmup: float = Field(default=0.05, ge=0, lt=1)
@@ -178,6 +180,8 @@ class RunConfig(_Section):
             raise ValueError("lora.expert_products: PEFT cannot adapt quantised experts; leave it at auto")
         if self.quantisation.double and self.quantisation.weights != "nf4":
             raise ValueError("quantisation.double: goes with quantisation.weights=nf4")
+        if self.training.optimizer != "adamw" and self.training.deepspeed is not None:
+            raise ValueError("training.optimizer: DeepSpeed divides the states of adamw alone; leave one of them out")
         if self.routing.train and self.training.method == "full":
             raise ValueError("routing.train: training.method=full trains the routers as everything else; leave it out")
         if self.routing.train and self.training.deepspeed is not None:

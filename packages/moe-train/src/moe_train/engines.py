@@ -63,8 +63,6 @@ def make_engine(
         training: the section of the configuration.
         router_rate: peak learning rate of routers that PEFT keeps copies of; None for that of the rest.
     """
-    import torch
-
     routers = {name: p for name, p in parameters.items() if _ROUTER_COPY in name}
     # In 16 bits the small steps of a router would be rounded away: the optimizer moves a float32 copy.
     wide = {name: p.detach().float().clone() for name, p in routers.items() if p.dtype.itemsize < 4}
@@ -72,10 +70,24 @@ def make_engine(
     if routers:
         scale = 1.0 if router_rate is None else router_rate / training.learning_rate
         groups.append({"params": [wide.get(name, p) for name, p in routers.items()], "scale": scale})
-    optimizer = torch.optim.AdamW(groups, lr=training.learning_rate, weight_decay=training.weight_decay)
+    optimizer = _optimizer_class(training.optimizer)(
+        groups, lr=training.learning_rate, weight_decay=training.weight_decay
+    )
     if training.deepspeed is None:
         return TorchEngine(parameters, optimizer, training, wide)
     return DeepSpeedEngine(model, optimizer, training, Path(training.deepspeed))
+
+
+def _optimizer_class(name: str) -> Any:
+    import torch
+
+    if name == "adamw":
+        return torch.optim.AdamW
+    if find_spec("bitsandbytes") is None:
+        raise TrainError(f"training.optimizer={name}: needs bitsandbytes; pip install 'moe-train[quantise]'")
+    import bitsandbytes
+
+    return {"adamw_8bit": bitsandbytes.optim.AdamW8bit, "paged_adamw_8bit": bitsandbytes.optim.PagedAdamW8bit}[name]
 
 
 def torch_backward(objective: Tensor) -> None:
@@ -84,7 +96,7 @@ def torch_backward(objective: Tensor) -> None:
 
 
 class TorchEngine:
-    """torch's own backward pass and AdamW."""
+    """torch's own backward pass, and an optimizer in this process."""
 
     def __init__(
         self,

@@ -113,6 +113,7 @@ def _estimate(
             sequences=len(group),
             length=max(len(s.ids) for s in group),
             loss_share=min(1.0, share),
+            optimizer=config.training.optimizer,
             checkpointing=config.training.gradient_checkpointing,
             accumulation=micro_batches,
             device="cuda" if loaded.model.device.type == "cuda" else "cpu",
