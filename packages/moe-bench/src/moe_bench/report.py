@@ -97,10 +97,38 @@ def render_run(console: Console, header: dict[str, Any], samples: Sequence[dict[
             style="bold" if task is None else "",
         )
     console.print(table)
+    _render_breakdown(console, samples)
     for name, reason in header.get("broken_plugins", {}).items():
         console.print(f"[yellow]plug-in {name} cannot be used:[/] {reason}", highlight=False)
     if header.get("settings", {}).get("not_applied"):
         console.print(f"[dim]of the model's generation_config not applied: {header['settings']['not_applied']}[/]")
+
+
+def _render_breakdown(console: Console, samples: Sequence[dict[str, Any]]) -> None:
+    """Where items have levels: accuracy by reasoning operation and level, with intervals over all levels."""
+    levelled = [s for s in samples if "level" in s.get("metadata", {})]
+    if not levelled:
+        return
+    levels = sorted({s["metadata"]["level"] for s in levelled})
+    operations = list(dict.fromkeys(s["operation"] for s in levelled))
+    table = Table(title="right, by operation and level", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table.add_column("operation")
+    for level in levels:
+        table.add_column(f"level {level}", justify="right")
+    table.add_column("all levels", justify="left")
+    table.add_column("95 % interval", justify="right")
+    for operation in [*operations, None] if len(operations) > 1 else operations:
+        rows = [s for s in levelled if operation in (None, s["operation"])]
+        cells = [[s["correct"] for s in rows if s["metadata"]["level"] == level] for level in levels]
+        low, high = _interval(rows)
+        table.add_row(
+            "all" if operation is None else operation,
+            *(f"{sum(cell) / len(cell):.0%}" if cell else "" for cell in cells),
+            bar(sum(s["correct"] for s in rows) / len(rows), "blue"),
+            f"{low:.0%} to {high:.0%}",
+            style="bold" if operation is None else "",
+        )
+    console.print(table)
 
 
 def _interval(rows: Sequence[dict[str, Any]]) -> tuple[float, float]:

@@ -39,6 +39,7 @@ _AT_LEAST_1 = click.IntRange(min=1)
 @click.option(
     "--per-task", default=50, show_default=True, type=_AT_LEAST_1, help="Test items of each family of the suite."
 )
+@click.option("--level", type=_AT_LEAST_1, help="Only items of this level, of a suite whose families have levels.")
 @click.option("--limit", type=_AT_LEAST_1, help="Only the first so many items.")
 @click.option(
     "--few-shot", default=0, show_default=True, type=click.IntRange(min=0), help="Worked examples before each item."
@@ -152,15 +153,18 @@ def _items(asked: dict[str, Any]) -> tuple[list[Item], str, list[Item]]:
     suite, data, limit = asked["suite"], asked["data"], asked["limit"]
     if (suite is None) == (data is None):
         raise BenchError("run: give either --suite or --data")
+    level = asked["level"]
     if data is not None:
+        if level is not None:
+            raise BenchError("run: --level goes with --suite; choose the items of a file when you write it")
         return load_items(data)[:limit], data.name, []
     if suite not in SUITES:
         raise BenchError(f"suite {suite!r} is unknown; known are {', '.join(SUITES)}")
-    items = make_items(SUITES[suite], count_per_family=asked["per_task"], seed=0, split="test")[:limit]
+    items = make_items(SUITES[suite], count_per_family=asked["per_task"], seed=0, split="test", level=level)[:limit]
     few = asked["few_shot"] if asked["examples"] is None else 0
     families = list(dict.fromkeys(item.task for item in items))
-    pool = make_items(families, count_per_family=2 * few, seed=asked["seed"], split="train") if few else []
-    return items, suite, pool
+    pool = make_items(families, count_per_family=2 * few, seed=asked["seed"], split="train", level=level) if few else []
+    return items, suite if level is None else f"{suite}, level {level}", pool
 
 
 def _examples(asked: dict[str, Any], items: list[Item], pool: list[Item]) -> dict[str, tuple[Item, ...]]:
