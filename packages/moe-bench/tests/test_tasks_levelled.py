@@ -129,6 +129,10 @@ def test_suites_hold_the_families_of_their_operation_and_no_item_twice() -> None
     assert set(SUITES["reasoning"]) == set(LEVELLED)
     for operation in {f.operation for f in LEVELLED.values()}:
         assert set(SUITES[operation]) == {n for n, f in LEVELLED.items() if f.operation == operation}
+    assert {LEVELLED[n].operation for n in SUITES["ladder"]} == {f.operation for f in LEVELLED.values()}
+    assert all(LEVELLED[n].answer_kind != "boolean" for n in SUITES["ladder"]), (
+        "a guess must not be right half of the time at every level"
+    )
     items = make_items(SUITES["reasoning"], count_per_family=25, seed=0, split="test")
     assert len({i.id for i in items}) == len(items) == 25 * len(LEVELLED)
 

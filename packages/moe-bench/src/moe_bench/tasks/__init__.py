@@ -24,6 +24,12 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
 NEW_TO_EMBEDDED = ("change", "equation_two_step", "sort_descending", "unit_comparison")
 """Families that moe-train's embedded model has never seen: each composes or turns around skills it has."""
 
+LADDER = (
+    "nested_expression", "ledger_story", "linear_equation", "relative_amounts", "largest_fraction", "three_valued_rules", "hat_grid",
+    "object_swaps", "grid_walk", "rank_from_clues", "speed_distance", "set_expression", "cheapest_route",
+)  # fmt: skip
+"""Families of every operation whose first level is easy to a small model and whose last is not to a larger one."""
+
 
 def _by_operation() -> dict[str, tuple[str, ...]]:
     operations = dict.fromkeys(family.operation for family in LEVELLED.values())
@@ -37,10 +43,11 @@ SUITES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "all": tuple(FAMILIES),
         **_by_operation(),
         "reasoning": tuple(LEVELLED),
+        "ladder": LADDER,
     }
 )
 """Named lists of families. "all" is those without levels, "reasoning" all those with levels, which also have a suite for each
-operation."""
+operation; "ladder" is some of every operation, to see at which level a model is."""
 
 SPLITS = ("train", "validation", "test")
 _ATTEMPTS_PER_ITEM = 400
@@ -152,6 +159,6 @@ def levelled_item(family: LevelledFamily, problem: Problem, level: int) -> Item:
 
 
 __all__ = [
-    "FAMILIES", "LEVELLED", "NEW_TO_EMBEDDED", "SPLITS", "SUITES", "Family", "LevelledFamily", "Problem", "levelled_item", "make_items",
-    "split_of",
+    "FAMILIES", "LADDER", "LEVELLED", "NEW_TO_EMBEDDED", "SPLITS", "SUITES", "Family", "LevelledFamily", "Problem", "levelled_item",
+    "make_items", "split_of",
 ]  # fmt: skip

@@ -54,7 +54,7 @@ def _expression(rng: Random, operations: int, largest: int) -> _Term:
 
 def nested_expression(rng: Random, level: int) -> Problem:
     """The value of an expression with brackets; every operation is a step."""
-    term = _expression(rng, _OPERATIONS[level - 1], (12, 12, 15, 20, 20)[level - 1])
+    term = _expression(rng, _OPERATIONS[level - 1], (9, 12, 15, 20, 20)[level - 1])
     ask = rng.choice(["What is {e}?", "Work out {e}.", "Find the value of {e}.", "Calculate {e}."])
     return Problem(prompt=ask.format(e=term.text), solution="\n".join(term.steps), answer=str(term.value))
 
@@ -164,7 +164,7 @@ FAMILIES = (
         operation="arithmetic",
         description="value of an expression with brackets",
         answer_kind="number",
-        levels=tuple(f"{n} operation{'s' if n > 1 else ''}" for n in _OPERATIONS),
+        levels=tuple(f"{n} operation{'s' if n > 1 else ', numbers up to 9'}" for n in _OPERATIONS),
         generate=nested_expression,
     ),
     LevelledFamily(
