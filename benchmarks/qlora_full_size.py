@@ -4,8 +4,8 @@ Mixtral-8x7B and Qwen3-30B-A3B: NF4 with double quantisation for experts and lin
 float32 adapters, AdamW with 8-bit states, checkpointing, the loss in chunks, one sequence of 2,048 tokens a step. Peak memory beside
 moe-memprof's plan, part by part, and tokens a second, with the share of the GPU's peak that the arithmetic of the model makes up. In
 turns with it in the same process, where it fits: the stock way, bfloat16 with PEFT's `target_parameters` and transformers' loss (QLoRA
-of experts does not work in the stock stack at all). Writes qlora_full_size.json. Not measured yet: it has run on a CPU only, at reduced size
-(`--device cpu --layers 2 --divide 4 --length 64`).
+of experts does not work in the stock stack at all). Writes qlora_full_size.json. Not measured yet: it has run on a CPU only, at
+reduced size (`--device cpu --layers 2 --divide 4 --length 64`).
 """
 
 from __future__ import annotations

@@ -249,3 +249,79 @@ def test_loading_never_holds_a_stack_in_sixteen_bits_beside_the_others(checkpoin
     start, peak, final = map(int, out.stdout.split()[-3:])
     assert peak - start < final + 1.5 * largest, (peak - start, final, largest)
     assert peak - start > final  # what is measured is there
+
+
+@pytest.fixture(scope="module")
+def mxfp4(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny gpt-oss whose experts are stored as its releases store them: blocks of 32 elements in 4 bits and a scale for each."""
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path_factory.mktemp("mxfp4")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        tiny_models.build("gpt_oss", hidden_size=64, intermediate_size=64, head_dim=16).bfloat16().save_pretrained(
+            folder
+        )
+    generator, stored = torch.Generator().manual_seed(0), {}
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        if tensor.ndim == 3:
+            experts, inputs, outputs = tensor.shape
+            shape = (experts, outputs, inputs // 32, 16)
+            stored[f"{name}_blocks"] = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+            stored[f"{name}_scales"] = torch.full(shape[:3], 120, dtype=torch.uint8)
+        else:
+            stored[name] = tensor
+    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    skipped = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]
+    config["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": skipped}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize("weights", ["none", "nf4", "int8"])
+def test_mxfp4_is_converted_and_said(weights: str, mxfp4: Path) -> None:
+    from transformers import Mxfp4Config
+
+    from moe_train.config import QuantisationSection
+    from moe_train.model import quantised_loading
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dense = AutoModelForCausalLM.from_pretrained(
+            mxfp4, dtype=torch.bfloat16, quantization_config=Mxfp4Config(dequantize=True)
+        )
+        section = QuantisationSection(weights=weights)
+        loading, said = quantised_loading(str(mxfp4), section, device=torch.device("cpu"), dtype=torch.bfloat16)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            mxfp4, dtype=torch.bfloat16, output_loading_info=True, **loading
+        )
+    assert said == {"none": "MXFP4 to bfloat16"}.get(weights, f"MXFP4 to {weights}")
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    for ours, theirs in zip(model.model.layers, dense.model.layers, strict=True):
+        for name in ("gate_up_proj", "down_proj"):
+            wanted, held = getattr(theirs.mlp.experts, name), getattr(ours.mlp.experts, name)
+            assert float(wanted.detach().float().std()) > 0.01
+            if weights == "none":
+                assert torch.equal(held, wanted)
+            elif weights == "nf4":
+                packed, scales = quantise_nf4(wanted.detach())
+                assert torch.equal(held, packed)
+                assert torch.equal(getattr(ours.mlp.experts, f"{name}_scales"), scales)
+            else:
+                assert torch.equal(held, quantise_int8(wanted.detach())[0])
+
+
+def test_a_checkpoint_that_is_quantised_otherwise_is_refused(tmp_path: Path, mxfp4: Path) -> None:
+    from moe_train.config import QuantisationSection
+    from moe_train.model import quantised_loading
+
+    config = json.loads((mxfp4 / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(TrainError, match="quantised already"):
+        quantised_loading(
+            str(tmp_path), QuantisationSection(weights="nf4"), device=torch.device("cpu"), dtype=torch.bfloat16
+        )

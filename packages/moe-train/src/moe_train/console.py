@@ -33,7 +33,7 @@ class Screen:
     def __init__(self, console: Console) -> None:
         self.console = console
 
-    def header(self, environment: dict[str, Any], data: dict[str, Any], run: Path) -> None:
+    def header(self, environment: dict[str, Any], data: dict[str, Any], run: Path, *, converted: str = "") -> None:
         """Where it runs and on what."""
         e, packages = environment, environment["packages"]
         where = e.get("gpu", f"{e['cpus']} CPU cores")
@@ -49,6 +49,11 @@ class Screen:
             table.add_row(
                 "",
                 f"[yellow]other programs take {e['cpu_busy']:.0f} % of the cores: threads=1 may be many times faster[/]",
+            )
+        if converted:
+            table.add_row(
+                "base",
+                f"the checkpoint's weights were converted from {converted}: as they are stored they cannot be trained on",
             )
         train, items = data["train"], data["test_items"]
         table.add_row(

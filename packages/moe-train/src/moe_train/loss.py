@@ -142,18 +142,22 @@ def token_losses(model: nn.Module, batch: Batch, *, after: After | None = None) 
 def _wanted(model: nn.Module, batch: Batch, after: After | None) -> tuple[Tensor, Tensor]:
     """Of every position that predicts a completion token: its logits, or what the head would be given for it; and that token."""
     device = next(model.parameters()).device
-    labels_BS = batch.labels_BS.to(device)[:, 1:]
-    wanted_BS = labels_BS != IGNORED
+    labels_BS = batch.labels_BS.to(device)
+    wanted_BS = torch.zeros_like(labels_BS, dtype=torch.bool)
+    wanted_BS[:, :-1] = (
+        labels_BS[:, 1:] != IGNORED
+    )  # chosen in one go: leaving out the last position first would copy all in the backward pass
+    tokens_W = labels_BS[:, 1:][wanted_BS[:, :-1]]
     given = {
         "input_ids": batch.input_ids_BS.to(device),
         "attention_mask": batch.attention_mask_BS.to(device),
         "use_cache": False,
     }
     if after is None:
-        return model(**given).logits[:, :-1][wanted_BS], labels_BS[wanted_BS]
+        return model(**given).logits[wanted_BS], tokens_W
     with _rows_taken(_head_of(model)) as taken:
         model(**given)
-    return taken[0][:, :-1][wanted_BS], labels_BS[wanted_BS]
+    return taken[0][wanted_BS], tokens_W
 
 
 def _head_of(model: Any) -> nn.Module:

@@ -40,6 +40,8 @@ class LoadedModel:
     pad_id: int
     after: After | None
     """How it makes logits of its head's output, for a loss in chunks; None where that cannot be told."""
+    converted: str = ""
+    """What the checkpoint's weights were converted from and to; empty where they were read as they are."""
 
 
 def resolve_model(name: str) -> str:
@@ -82,14 +84,31 @@ def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[wanted]
 
 
-def quantised_loading(quantisation: QuantisationSection, *, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+def quantised_loading(
+    path: str, quantisation: QuantisationSection, *, device: torch.device, dtype: torch.dtype
+) -> tuple[dict[str, Any], str]:
     """What `from_pretrained` is told so that experts and linears are quantised while they are read; nothing where they are not to be.
 
+    A checkpoint in MXFP4 (gpt-oss) cannot be trained on as it is: its experts are made bfloat16, or quantised anew.
+
+    Returns:
+        The arguments, and in words what the checkpoint's own quantisation is converted to, if it has one.
+
     Raises:
-        TrainError: without bitsandbytes, or with a transformers that is too old for it.
+        TrainError: without bitsandbytes, with a transformers that is too old for it, or for a checkpoint that is quantised in a way
+            that cannot be converted.
     """
+    config, stored = _stored_quantisation(path)
     if quantisation.weights == "none":
-        return {}
+        if stored != "mxfp4":
+            return {}, ""
+        from transformers import Mxfp4Config
+
+        return {"quantization_config": Mxfp4Config(dequantize=True)}, f"MXFP4 to {str(dtype).removeprefix('torch.')}"
+    if stored not in ("", "mxfp4"):
+        raise TrainError(
+            f"quantisation.weights={quantisation.weights}: the checkpoint is quantised already ({stored}); name one in 16 bits"
+        )
     for package in ("bitsandbytes", "accelerate"):
         if find_spec(package) is None:
             raise TrainError(
@@ -98,10 +117,31 @@ def quantised_loading(quantisation: QuantisationSection, *, device: torch.device
     from moe_train.experts.quantizer import MoeQuantizationConfig
 
     bits = {"nf4": 4, "int8": 8}[quantisation.weights]
-    config = MoeQuantizationConfig(
-        bits=bits, double_quant=quantisation.double, compute_dtype=str(dtype).removeprefix("torch.")
+    settings = MoeQuantizationConfig(
+        bits=bits,
+        double_quant=quantisation.double,
+        compute_dtype=str(dtype).removeprefix("torch."),
+        from_mxfp4=stored == "mxfp4",
     )
-    return {"quantization_config": config, "device_map": {"": str(device)}}
+    loading: dict[str, Any] = {"quantization_config": settings, "device_map": {"": str(device)}}
+    if stored:
+        loading["config"] = config  # without what it says of the checkpoint's own quantisation
+    return loading, f"MXFP4 to {quantisation.weights}" if stored else ""
+
+
+def _stored_quantisation(path: str) -> tuple[Any, str]:
+    """A checkpoint's config without its quantisation, and the name of that; empty where there is none, or where it is moe-train's own."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(path)
+    except (OSError, ValueError, KeyError):
+        return None, ""  # what is wrong with it is said where the model is loaded
+    stated = getattr(config, "quantization_config", None) or {}
+    method = stated.get("quant_method", "") if isinstance(stated, dict) else str(stated.quant_method)
+    if method:
+        del config.quantization_config
+    return config, str(method)
 
 
 def is_quantised(model: nn.Module) -> bool:
@@ -126,11 +166,12 @@ def load_model(
     from moe_bench import BenchError
     from moe_bench.pretrained import load_pretrained
     from moe_router import RouterError, diagnose, find_moe_layers
+    from moe_train.config import QuantisationSection
     from moe_train.loss import after_head
 
     path = resolve_model(name)
     try:
-        loading = {} if quantisation is None else quantised_loading(quantisation, device=device, dtype=dtype)
+        loading, converted = quantised_loading(path, quantisation or QuantisationSection(), device=device, dtype=dtype)
         model, tokenizer = load_pretrained(path, dtype=dtype, **loading)
     except BenchError as error:
         raise TrainError(str(error)) from None
@@ -151,7 +192,7 @@ def load_model(
             f"model {name}: its tokenizer has neither a padding nor an end token; set pad_token in tokenizer_config.json"
         )
     model.config.use_cache = False  # a cache of keys and values is of no use in training
-    model = model if loading else model.to(device)
+    model = model if "device_map" in loading else model.to(device)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
@@ -160,4 +201,5 @@ def load_model(
         moe_layers=len(layers),
         pad_id=pad_id,
         after=after_head(model),
+        converted=converted,
     )

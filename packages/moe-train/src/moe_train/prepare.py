@@ -148,6 +148,7 @@ def model_account(loaded: LoadedModel) -> dict[str, Any]:
         "parameters": count,
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
         "moe_layers": loaded.moe_layers,
+        **({"converted": loaded.converted} if loaded.converted else {}),
         "fingerprint": digest.hexdigest()[:16],
     }
 

@@ -161,7 +161,7 @@ def _execute(r: _Run, layers: list[MoELayer], targets: Targets | None, plan: Mem
     write_json(run / "data.json", data.to_dict())
     write_json(run / "model.json", model_account(r.loaded))
     write_json(run / "plan.json", plan.to_dict())
-    screen.header(read_json(run / "environment.json"), read_json(run / "data.json"), run)
+    screen.header(read_json(run / "environment.json"), read_json(run / "data.json"), run, converted=r.loaded.converted)
     screen.plan(plan)
     keep_lines(run / "memory.jsonl", lambda _: True)  # a kill may have torn the last
     with MemoryTracker(run / "memory.jsonl") as tracker:

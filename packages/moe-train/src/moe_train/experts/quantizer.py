@@ -43,6 +43,7 @@ class MoeQuantizationConfig(BitsAndBytesConfig):  # type: ignore[misc]  # transf
         double_quant: bool = False,
         compute_dtype: str = "bfloat16",
         skip_modules: list[str] | None = None,
+        from_mxfp4: bool = False,
         **_: Any,
     ) -> None:
         """Choose.
@@ -52,6 +53,8 @@ class MoeQuantizationConfig(BitsAndBytesConfig):  # type: ignore[misc]  # transf
             double_quant: quantise the scales of 4-bit blocks too.
             compute_dtype: in which 4-bit linears are multiplied; experts are in the dtype of what they are given.
             skip_modules: names of modules that are left as they are, besides routers and the head.
+            from_mxfp4: the checkpoint holds its experts in MXFP4 (gpt-oss), and they are converted, a stack at a time. Its config
+                is to be given without the `quantization_config` that says so.
 
         Raises:
             TrainError: for other bits.
@@ -69,6 +72,7 @@ class MoeQuantizationConfig(BitsAndBytesConfig):  # type: ignore[misc]  # transf
             skip_modules,
         )
         self.quant_method = _METHOD[bits]
+        self.from_mxfp4 = from_mxfp4
 
     def to_dict(self) -> dict[str, Any]:
         """What config.json says. The keys of bitsandbytes are left out: by them transformers would take it for its own."""
@@ -137,6 +141,19 @@ class _Quantise(ConversionOps):  # type: ignore[misc]
             else:
                 found |= self.linear.convert({name: value}, full_layer_name=full_layer_name, model=model, **kwargs)
         return found
+
+
+class _FromMxfp4(ConversionOps):  # type: ignore[misc]
+    """A stack out of the blocks and scales of MXFP4, by transformers' own arithmetic."""
+
+    def convert(self, input_dict: dict[str, Any], *, full_layer_name: str, **_: Any) -> dict[str, Tensor]:
+        from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+        blocks, scales = (
+            next(v[0] if isinstance(v, list) else v for k, v in input_dict.items() if k.endswith(ending))
+            for ending in ("_blocks", "_scales")
+        )
+        return {full_layer_name: convert_moe_packed_tensors(blocks, scales, dtype=torch.bfloat16)}
 
 
 class _OneByOne(WeightConverter):  # type: ignore[misc]
@@ -265,6 +282,11 @@ class _Experts(HfQuantizer):  # type: ignore[misc]
     def update_weight_conversions(self, weight_conversions: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
         """Stacks that a checkpoint holds expert by expert are read one by one."""
         updated = []
+        if self.config.from_mxfp4:
+            updated += [
+                WeightConverter([f"{name}_blocks", f"{name}_scales"], [name], operations=[_FromMxfp4()])
+                for name in ("gate_up_proj", "down_proj")
+            ]
         for conversion in weight_conversions:
             targets = getattr(conversion, "_original_target_patterns", [])
             if (

@@ -14,7 +14,7 @@ from moe_train.config import RunConfig, load_config
 from moe_train.errors import TrainError
 from moe_train.export.check import Check, agreement, computed_afresh
 from moe_train.export.reference import Reference, make_reference
-from moe_train.files import write_folder, write_json
+from moe_train.files import read_json, write_folder, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -93,7 +93,10 @@ def export_run(
         raise TrainError(f"export: {to} exists already; choose another folder")
     if form == "adapter" and full:
         raise TrainError("export: a run of training.method=full has no adapter; add --merge")
-    where = onto if config.quantisation.weights != "none" and form != "adapter" else "original"
+    # What a checkpoint in MXFP4 was converted to is there in the loaded model alone.
+    converted = "converted" in read_json(run / "model.json")
+    trained = converted or (config.quantisation.weights != "none" and onto == "trained")
+    where = "trained" if trained and form != "adapter" else "original"
     tell("loading the trained model")
     reference = make_reference(config, run, keep=where == "trained")
     if form != "adapter":
