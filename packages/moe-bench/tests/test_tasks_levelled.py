@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -135,6 +140,25 @@ def test_suites_hold_the_families_of_their_operation_and_no_item_twice() -> None
     )
     items = make_items(SUITES["reasoning"], count_per_family=25, seed=0, split="test")
     assert len({i.id for i in items}) == len(items) == 25 * len(LEVELLED)
+
+
+def fingerprint(items: list[Item]) -> str:
+    return hashlib.sha256("".join(i.prompt + i.target + i.solution for i in items).encode()).hexdigest()[:16]
+
+
+def test_the_families_without_levels_are_as_they_were() -> None:
+    """moe-train's embedded model was trained on them: the fingerprint is of version 0.1.0."""
+    assert fingerprint(make_items(FAMILIES, count_per_family=30, seed=3)) == "96f6cb545a9c3d04"
+
+
+def test_items_do_not_depend_on_the_order_of_hashing() -> None:
+    program = (
+        "from moe_bench.tasks import LEVELLED, make_items; from test_tasks_levelled import fingerprint; "
+        "print(fingerprint(make_items(LEVELLED, count_per_family=5, seed=3)))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "PYTHONHASHSEED": "77"}
+    other = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert other.stdout.strip() == fingerprint(make_items(LEVELLED, count_per_family=5, seed=3))
 
 
 def test_a_level_that_is_not_there_is_refused() -> None:
