@@ -233,6 +233,20 @@ def test_a_model_quantised_anew_keeps_the_fine_tune(form: str, finished: Callabl
     assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".")) == []
 
 
+def test_what_was_quantised_anew_is_trained_on_again(
+    finished: Callable[..., Path], config_for: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    export_run(finished(), tmp_path / "nf4", form="nf4")
+    with pytest.raises(TrainError, match=r"set quantisation\.weights=nf4"):
+        start(config_for(f"model={tmp_path / 'nf4'}"), Screen(Console(file=io.StringIO())))
+    run = start(
+        config_for(f"model={tmp_path / 'nf4'}", "quantisation.weights=nf4", "training.steps=3"),
+        Screen(Console(file=io.StringIO())),
+    ).run
+    rows = {row["component"]: row for row in read_json(run / "proof.json")["components"]}
+    assert rows["experts"]["quantised"] == rows["experts"]["tensors"] == rows["experts"]["gradient_nonzero"]
+
+
 def test_a_run_that_trained_every_weight_is_written_whole(finished: Callable[..., Path], tmp_path: Path) -> None:
     run = finished("training.method=full", "training.learning_rate=0.002")
     done = export_run(run, tmp_path / "out", form="merged")

@@ -99,6 +99,12 @@ def quantised_loading(
             that cannot be converted.
     """
     config, stored = _stored_quantisation(path)
+    if stored in _OURS:
+        if quantisation.weights != _OURS[stored]:
+            raise TrainError(f"model {path}: its weights are {_OURS[stored]}; set quantisation.weights={_OURS[stored]}")
+        from moe_train.experts import quantizer  # noqa: F401 - transformers reads such a checkpoint once this is imported
+
+        return {"device_map": {"": str(device)}}, ""
     if quantisation.weights == "none":
         if stored != "mxfp4":
             return {}, ""
@@ -127,6 +133,10 @@ def quantised_loading(
     if stored:
         loading["config"] = config  # without what it says of the checkpoint's own quantisation
     return loading, f"MXFP4 to {quantisation.weights}" if stored else ""
+
+
+_OURS = {"moe_train_4bit": "nf4", "moe_train_8bit": "int8"}
+"""What `moe-train export --quantise` has written, by the name in its config.json."""
 
 
 def _stored_quantisation(path: str) -> tuple[Any, str]:
