@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from moe_train.experts.forward import IMPLEMENTATION, use_grouped_experts
+    from moe_train.experts.imports import load_adapter
     from moe_train.experts.lora import ParamWrapper, expert_lora_config
     from moe_train.experts.ops import Factors, expert_linear
     from moe_train.experts.stacks import DenseStack, Int8Stack, Nf4Stack, Stack
@@ -24,6 +25,7 @@ _HOMES = {
     "Stack": "stacks",
     "expert_linear": "ops",
     "expert_lora_config": "lora",
+    "load_adapter": "imports",
     "use_grouped_experts": "forward",
 }
 
@@ -37,6 +39,7 @@ __all__ = [
     "Stack",
     "expert_linear",
     "expert_lora_config",
+    "load_adapter",
     "use_grouped_experts",
 ]
 
