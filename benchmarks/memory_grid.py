@@ -250,10 +250,11 @@ def prepared(case: Case) -> tuple[torch.nn.Module, Callable[[], None]]:
                 loss = model(input_ids=ids, attention_mask=mask, labels=ids, use_cache=False).loss
             else:
                 logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-                wanted = torch.ones_like(ids[:, 1:], dtype=torch.bool)
-                picked = logits[:, :-1][wanted].float()
+                wanted = torch.ones_like(ids, dtype=torch.bool)
+                wanted[:, -1] = False
+                picked = logits[wanted].float()
                 del logits
-                loss = torch.nn.functional.cross_entropy(picked, ids[:, 1:][wanted])
+                loss = torch.nn.functional.cross_entropy(picked, ids[:, 1:].flatten())
                 del picked
             loss.backward()
             del loss

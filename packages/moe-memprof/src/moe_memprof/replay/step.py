@@ -245,13 +245,8 @@ def _head(m: Memory, how: How, model: Model, task: Task, x: Tensor) -> Tensor:
             wanted, outer = cast(m, logits, F32), logits  # an output of the forward pass, which the loss is worked in
         else:
 
-            def spread(grads: Grads, _saved: list[Tensor]) -> Grads:
-                # Back through the choice of rows, then through leaving out the last position: both fill a tensor of all logits.
-                chosen = fresh(m, everywhere, width)
-                grads.clear()
-                every = fresh(m, everywhere, width)
-                del chosen
-                return [every]
+            def spread(_grads: Grads, _saved: list[Tensor]) -> Grads:
+                return [fresh(m, everywhere, width)]
 
             # Selecting rows copies them; upcasting copies them again where logits are in 16 bits.
             rows = task.wanted * model.vocabulary
@@ -270,19 +265,19 @@ CHUNK = 256
 def _chunked(m: Memory, how: How, model: Model, task: Task, x: Tensor, head: Tensor) -> Tensor:
     """Logits of some rows at a time, with their gradient at once: what is kept is the gradient of the rows' hidden states."""
     rows = min(CHUNK, task.wanted)
-    hidden, trains = task.wanted * how.hidden, head.needs_grad
+    hidden, trains, size, width = task.wanted * how.hidden, head.needs_grad, x.elements, how.width
     with m.labelled("loss"):
-        for_hidden = fresh(m, hidden, how.width)
-        for_head = fresh(m, head.elements, how.width) if trains else None
+        chosen = record(m, (hidden, width), [x], lambda _g, _s: [fresh(m, size, width)])
+        for_hidden = fresh(m, hidden, width)
+        for_head = fresh(m, head.elements, F32) if trains else None
         with m.labelled("logits"):
             # Log-softmax, the gradient of the likelihoods and that of the logits: more than the logits and their copy in fp32 before.
             chunk = [fresh(m, rows * model.vocabulary, F32) for _ in range(3)]
         del chunk
         saved = [for_hidden] + ([for_head] if for_head is not None else [])
         del for_hidden, for_head
-        size, width = x.elements, how.width
 
         def back(_grads: Grads, saved: list[Tensor]) -> Grads:
-            return [fresh(m, size, width), saved[1].alias() if trains else None]
+            return [fresh(m, hidden, width), saved[1].alias() if trains else None]
 
-        return record(m, (1, F32), [x, head], back, saved)
+        return record(m, (1, F32), [chosen, head], back, saved)
