@@ -1,7 +1,7 @@
 """Write the pages that follow from the code: python docs/generate.py
 
 configuration.md from the configuration's keys, hardware.md's table from moe-memprof, architectures.md from moe-router, checkers.md's
-table from benchmarks/moe_bench_selftest.json. A test compares them with the code and the figures.
+table from benchmarks/moe_bench_selftest.json, suites.md's from the families. A test compares them with the code and the figures.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 from moe_bench.commands.selftest import figure
+from moe_bench.tasks import LEVELLED
 from moe_memprof.hardware import TABLE
 from moe_memprof.hardware.report import number
 from moe_router.architectures.support import ARCHITECTURES
@@ -58,6 +59,23 @@ def checkers(page: str) -> str:
     before, _, rest = page.partition(TABLE_START)
     _, _, after = rest.partition(TABLE_END)
     return f"{before}{TABLE_START}\n\n{checkers_table()}\n\n{TABLE_END}{after}"
+
+
+def suites(page: str) -> str:
+    """The page with its table anew; what is around the marks is written by hand."""
+    before, _, rest = page.partition(TABLE_START)
+    _, _, after = rest.partition(TABLE_END)
+    return f"{before}{TABLE_START}\n\n{suites_table()}\n\n{TABLE_END}{after}"
+
+
+def suites_table() -> str:
+    lines = ["| operation | family | what it is | answer | levels |", "|---|---|---|---|---|"]
+    for family in LEVELLED.values():
+        levels = "; ".join(f"{n}: {text}" for n, text in enumerate(family.levels, start=1))
+        lines.append(
+            f"| {family.operation} | `{family.name}` | {family.description} | {family.answer_kind} | {levels} |"
+        )
+    return "\n".join(lines)
 
 
 def checkers_table() -> str:
@@ -141,7 +159,7 @@ mine = "my_package.adapter:MyAdapter"
 def main() -> None:
     (DOCS / "architectures.md").write_text(architectures())
     (DOCS / "configuration.md").write_text(configuration())
-    for name, fill in (("hardware.md", hardware), ("checkers.md", checkers)):
+    for name, fill in (("hardware.md", hardware), ("checkers.md", checkers), ("suites.md", suites)):
         page = DOCS / name
         page.write_text(fill(page.read_text()))
 

@@ -102,6 +102,17 @@ def test_every_figure_of_the_checkers_is_that_of_the_benchmark() -> None:
     assert {"answers", "consistency", "all checkers"} <= {row["checker"] for row in rows}
 
 
+def test_every_family_with_levels_is_on_the_data_card() -> None:
+    from moe_bench.tasks import LEVELLED, SUITES
+
+    text = (ROOT / "docs" / "suites.md").read_text()
+    for name, family in LEVELLED.items():
+        (row,) = [line for line in text.splitlines() if f"| `{name}` |" in line]
+        for cell in (family.operation, family.description, family.answer_kind, *family.levels):
+            assert cell in row, f"{name}: run `python docs/generate.py`"
+    assert all(suite in text for suite in SUITES)
+
+
 def test_every_schema_is_documented() -> None:
     text = (ROOT / "docs" / "formats.md").read_text()
     found = set()
