@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +38,8 @@ class Targets:
     """Linear modules of attention."""
     experts: tuple[str, ...]
     """Three-dimensional expert parameters, each [experts, ...]."""
+    chosen: Mapping[str, tuple[int, ...]] | None = None
+    """Where not all experts are adapted: which, by the path of the experts module."""
     routers: tuple[str, ...] = ()
     """Router modules whose own weights train, as copies that PEFT keeps with the adapter (`modules_to_save`)."""
 
@@ -59,13 +62,20 @@ def find_targets(
                 "lora.attention: no linear layer of an attention block was found in this model; set lora.attention=false"
             )
     experts: list[str] = []
+    chosen: dict[str, tuple[int, ...]] | None = None
+    if lora.chosen_experts is not None:
+        from moe_train.experts.chosen import read_chosen
+
+        of_layers = read_chosen(Path(lora.chosen_experts), layers)
+        chosen = {str(layer.experts_name): picked for layer, picked in zip(layers, of_layers, strict=True) if picked}
     if lora.experts and layers:
         for layer in layers:
-            experts += _fused_parameters(layer)
+            if chosen is None or layer.experts_name in chosen:
+                experts += _fused_parameters(layer)
     elif lora.experts and not lora.attention:
         raise TrainError("lora.experts: this model has no experts; set lora.attention=true")
     routers = tuple(dict.fromkeys(layer.router_name for layer in layers)) if train_routers else ()
-    targets = Targets(attention=attention, experts=tuple(experts), routers=routers)
+    targets = Targets(attention=attention, experts=tuple(experts), chosen=chosen, routers=routers)
     grouped_products(model, targets, lora)
     return targets
 
@@ -113,7 +123,8 @@ def add_lora(model: PreTrainedModel, targets: Targets, lora: LoraSection) -> Pef
         r=lora.rank,
         lora_alpha=lora.alpha,
         target_modules=_suffixes(targets.attention) or [],
-        target_parameters=_suffixes(targets.experts) or None,
+        # By full names where layers are left out.
+        target_parameters=(list(targets.experts) if targets.chosen is not None else _suffixes(targets.experts)) or None,
         lora_dropout=lora.dropout,
         use_rslora=lora.rslora,
         modules_to_save=_suffixes(targets.routers) or None,
@@ -126,7 +137,12 @@ def add_lora(model: PreTrainedModel, targets: Targets, lora: LoraSection) -> Pef
     with warnings.catch_warnings():
         # PEFT 0.21 calls a property that transformers 5.2x renamed.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-        return get_peft_model(model, config)
+        wrapped = get_peft_model(model, config)
+    if targets.chosen is not None:
+        from moe_train.experts.chosen import train_chosen
+
+        train_chosen(wrapped, dict(targets.chosen))
+    return wrapped
 
 
 def grouped_products(model: nn.Module, targets: Targets, lora: LoraSection) -> bool:
@@ -153,10 +169,12 @@ def grouped_products(model: nn.Module, targets: Targets, lora: LoraSection) -> b
     )
     if not others:
         return True
-    if lora.expert_products == "grouped" or is_quantised(model) or lora.dropout:
+    if lora.expert_products == "grouped" or is_quantised(model) or lora.dropout or lora.chosen_experts:
         what = (
             "lora.expert_products=grouped"
             if lora.expert_products == "grouped"
+            else "lora.chosen_experts"
+            if lora.chosen_experts
             else "quantised experts"
             if is_quantised(model)
             else "lora.dropout"

@@ -52,6 +52,9 @@ class LoraSection(_Section):
     """Adapt the projections of every attention layer."""
     experts: bool = True
     """Adapt the weights of every routed expert."""
+    chosen_experts: str | None = None
+    """A JSON or YAML file with the experts to adapt, by layer: `{model.layers.0.mlp: [0, 5]}`, or `{0: [0, 5]}` by the number of the MoE
+    layer. Without it, all of them."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of an adapter's input that is left out while it trains."""
     rslora: bool = False
@@ -182,6 +185,8 @@ class RunConfig(_Section):
             raise ValueError("quantisation.double: goes with quantisation.weights=nf4")
         if self.training.optimizer != "adamw" and self.training.deepspeed is not None:
             raise ValueError("training.optimizer: DeepSpeed divides the states of adamw alone; leave one of them out")
+        if self.lora.chosen_experts is not None and (not self.lora.experts or self.lora.expert_products == "peft"):
+            raise ValueError("lora.chosen_experts: needs lora.experts=true and lora.expert_products other than peft")
         if self.routing.train and self.training.method == "full":
             raise ValueError("routing.train: training.method=full trains the routers as everything else; leave it out")
         if self.routing.train and self.training.deepspeed is not None:

@@ -162,6 +162,8 @@ def prove(
     problems += [f"{name} was to train and is no weight of the model" for name in sorted(unseen)]
     reached, with_gradient = None, None
     if layers and routed_LE is not None and (targets is None or targets.experts):
+        if targets is not None and targets.chosen is not None:
+            routed_LE = _of_chosen(layers, targets.chosen, routed_LE)
         reached, with_gradient = _expert_gradients(model, layers, routed_LE)
         if with_gradient < reached:
             problems.append(
@@ -244,6 +246,18 @@ def _adapters(model: nn.Module) -> dict[str, tuple[nn.Parameter, nn.Parameter]]:
         adapter = next(iter(lora_a))
         parameter = getattr(module, "parameter_name", "weight")
         found[f"{base_name(name)}.{parameter}"] = (lora_a[adapter].weight, lora_b[adapter].weight)
+    return found
+
+
+def _of_chosen(layers: list[MoELayer], chosen: Mapping[str, tuple[int, ...]], routed_LE: Any) -> list[Any]:
+    """The counts of the experts that are adapted, and nothing for the others."""
+    import torch
+
+    found = []
+    for layer, routed_E in zip(layers, routed_LE, strict=True):
+        mask_E = torch.zeros(layer.num_experts, dtype=torch.bool)
+        mask_E[list(chosen.get(str(layer.experts_name), ()))] = True
+        found.append(torch.as_tensor(routed_E) * mask_E)
     return found
 
 
