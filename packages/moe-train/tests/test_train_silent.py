@@ -186,3 +186,32 @@ def test_a_loss_that_is_no_number_stops_the_run(config_for: Callable[..., RunCon
     batch: list[Sample] = step_batch(data.train, config, 0)
     with pytest.raises(TrainError, match="the loss is not finite"), warnings.catch_warnings():
         batch_gradients(model, batch, balancer=None, pad_id=0, micro_batch_tokens=512)
+
+
+def test_shared_experts_that_peft_takes_for_routed_ones_are_refused() -> None:
+    """PEFT rewrites `shared_experts.gate_proj` to the fused weights of the routed experts, with twice the rank, and says nothing."""
+    base = tiny_models.build("deepseek_v3")
+    names = [f"shared_experts.{n}" for n in ("gate_proj", "up_proj", "down_proj")]
+    model = get_peft_model(base, LoraConfig(r=2, target_modules=names))
+    trained = [n for n, p in model.named_parameters() if p.requires_grad]
+    assert not any("shared_experts" in n for n in trained)
+    assert any(".experts." in n for n in trained)
+    plain = plain_twin(base)
+    with pytest.raises(TrainError, match="for a routed expert's"):
+        find_targets(plain, find_moe_layers(plain), LoraSection(shared_experts=True))
+
+
+@pytest.mark.parametrize("architecture", ["qwen2_moe", "llama4", "granitemoehybrid", "aria", "bailing_hybrid"])
+def test_shared_experts_of_other_architectures_are_adapted(architecture: str) -> None:
+    from moe_train.adapters import add_lora
+
+    base = tiny_models.build(architecture)
+    layers = find_moe_layers(base)
+    section = LoraSection(shared_experts=True)
+    targets = find_targets(base, layers, section)
+    model = add_lora(base, targets, section)
+    backward(model)
+    proof = prove(model, layers, targets, routed_LE=None)
+    assert proof.problems == ()
+    row = next(c for c in proof.components if c.component == "shared experts")
+    assert row.adapted == row.gradient_nonzero == row.matched == len(targets.shared) > 0

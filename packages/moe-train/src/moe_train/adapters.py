@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 ATTENTION = re.compile(r"(^|\.)(\w+_)?(attn|attention)(\.|$)")
 """A module on the way to it is an attention block: `self_attn`, `linear_attn`, not `post_attention_layernorm`."""
+SHARED = re.compile(r"shared_?(expert|mlp)")
 _GATE = re.compile(r"\.gate_proj$")
 """An output gate of attention (afmoe, beam) bears the name of an expert's part, for which PEFT takes it."""
 
@@ -38,6 +39,8 @@ class Targets:
     """Linear modules of attention."""
     experts: tuple[str, ...]
     """Three-dimensional expert parameters, each [experts, ...]."""
+    shared: tuple[str, ...] = ()
+    """Linear modules of shared experts."""
     chosen: Mapping[str, tuple[int, ...]] | None = None
     """Where not all experts are adapted: which, by the path of the experts module."""
     routers: tuple[str, ...] = ()
@@ -72,12 +75,35 @@ def find_targets(
         for layer in layers:
             if chosen is None or layer.experts_name in chosen:
                 experts += _fused_parameters(layer)
-    elif lora.experts and not lora.attention:
+    elif lora.experts and not (lora.attention or lora.shared_experts):
         raise TrainError("lora.experts: this model has no experts; set lora.attention=true")
+    shared = _shared_experts(model) if lora.shared_experts else ()
     routers = tuple(dict.fromkeys(layer.router_name for layer in layers)) if train_routers else ()
-    targets = Targets(attention=attention, experts=tuple(experts), chosen=chosen, routers=routers)
+    targets = Targets(attention=attention, experts=tuple(experts), shared=shared, chosen=chosen, routers=routers)
     grouped_products(model, targets, lora)
     return targets
+
+
+def _shared_experts(model: PreTrainedModel) -> tuple[str, ...]:
+    """The linear layers of shared experts; their gate, of one output, is none of them.
+
+    Raises:
+        TrainError: where there is none, or PEFT takes their names for those of routed experts and would adapt these.
+    """
+    from peft import LoraConfig
+    from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+
+    found = tuple(n for n, m in model.named_modules() if SHARED.search(n) and _adaptable(m) and m.out_features != 1)
+    if not found:
+        raise TrainError("lora.shared_experts: this model has no shared experts; leave it out")
+    names = _suffixes(found)
+    config = LoraConfig(target_modules=list(names))
+    convert_peft_config_for_transformers(config, model, None)
+    if set(config.target_modules or ()) != set(names):
+        raise TrainError(
+            f"lora.shared_experts: PEFT takes {names[0]} of {type(model).__name__} for a routed expert's and would adapt that; leave it out"
+        )
+    return found
 
 
 def _adaptable(module: nn.Module) -> bool:
@@ -122,7 +148,7 @@ def add_lora(model: PreTrainedModel, targets: Targets, lora: LoraSection) -> Pef
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
-        target_modules=_suffixes(targets.attention) or [],
+        target_modules=_suffixes((*targets.attention, *targets.shared)) or [],
         # By full names where layers are left out.
         target_parameters=(list(targets.experts) if targets.chosen is not None else _suffixes(targets.experts)) or None,
         lora_dropout=lora.dropout,

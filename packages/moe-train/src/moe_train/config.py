@@ -52,6 +52,8 @@ class LoraSection(_Section):
     """Adapt the projections of every attention layer."""
     experts: bool = True
     """Adapt the weights of every routed expert."""
+    shared_experts: bool = False
+    """Adapt the linear layers of shared experts, where PEFT does not take them for routed ones."""
     chosen_experts: str | None = None
     """A JSON or YAML file with the experts to adapt, by layer: `{model.layers.0.mlp: [0, 5]}`, or `{0: [0, 5]}` by the number of the MoE
     layer. Without it, all of them."""
@@ -193,7 +195,9 @@ class RunConfig(_Section):
             raise ValueError("routing.train: does not go with training.deepspeed; leave one of them out")
         if self.routing.learning_rate is not None and not self.routing.train:
             raise ValueError("routing.learning_rate: the routers are frozen; set routing.train=true, or leave it out")
-        if self.training.method == "lora" and not (self.lora.attention or self.lora.experts):
+        if self.training.method == "lora" and not (
+            self.lora.attention or self.lora.experts or self.lora.shared_experts
+        ):
             raise ValueError("lora: attention and experts are both off, so nothing would train; switch one on")
         return self
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from moe_train.adapters import ATTENTION
+from moe_train.adapters import ATTENTION, SHARED
 from moe_train.data import IGNORED, Sample, collate, micro_batches
 from moe_train.errors import TrainError
 
@@ -92,7 +92,7 @@ def component_of(name: str, parameter: nn.Parameter, layers: list[MoELayer]) -> 
             return "router"
         if layer.experts_name and name.startswith(base_name(layer.experts_name) + "."):
             return "experts"
-    if re.search(r"shared_?expert", name):
+    if SHARED.search(name):
         return "shared experts"
     if ATTENTION.search(name) and parameter.ndim > 1:
         return "attention"
@@ -177,7 +177,7 @@ def prove(
 
 def _asked_for(model: nn.Module, targets: Targets) -> set[str]:
     """The base's weights that were to be adapted or trained, by name."""
-    found = {*(f"{name}.weight" for name in targets.attention), *targets.experts}
+    found = {*(f"{name}.weight" for name in (*targets.attention, *targets.shared)), *targets.experts}
     for path, module in model.named_modules():
         if base_name(path) in targets.routers and ".original_module" not in path and ".modules_to_save" not in path:
             names = (name for name, _ in module.named_parameters() if "original_module." not in name)
