@@ -32,7 +32,7 @@ from moe_bench.tasks import SUITES, make_items
 
 OUT = Path(__file__).with_suffix(".json")
 MODELS = ("worked solutions", "guess", "embedded model", "SmolLM2-135M", "SmolLM2-135M, 2 worked examples")
-LIMIT = 64
+LIMIT = 128
 """Tokens at which an answer is cut."""
 
 
@@ -110,7 +110,7 @@ def row_of(name: str, samples: list[dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--per-family", type=int, default=5, help="items of each family, over its levels")
+    parser.add_argument("--per-family", type=int, default=15, help="items of each family, over its levels")
     parser.add_argument("--only", action="append", choices=MODELS, help="only this model; may be given several times")
     parser.add_argument("--suite", default="ladder")
     parser.add_argument("--runs", type=Path, help="where the runs are kept, so that a stopped one goes on")
