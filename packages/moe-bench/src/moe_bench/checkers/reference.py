@@ -1,0 +1,99 @@
+"""Where a solution goes wrong, judged with the right answer and its worked solution at hand.
+
+This is a heuristic and reported apart: it compares numbers, not arguments. A solution whose final answer is right is taken for
+right. Else the first step counts that miscalculates, comes to a number that the worked solution does not come to (nor a sum of
+some of what it adds up), or brings in a number that neither the problem nor the worked solution has; and where there is none, the
+last step.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import combinations
+
+from moe_bench.checkers.arithmetic import ArithmeticChecker
+from moe_bench.checkers.arithmetic.claims import claims
+from moe_bench.checkers.arithmetic.comparison import shown
+from moe_bench.checkers.arithmetic.tokens import tokenise
+from moe_bench.checkers.base import Status, assess
+
+_WORDS = {
+    word: Fraction(n)
+    for n, word in enumerate(
+        ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+    )
+}
+_COMMON = {Fraction(n) for n in (1, 2, 4, 7, 10, 12, 24, 30, 52, 60, 100, 365, 1000)}
+"""Numbers that need no source: of units, weeks, and percentages."""
+_ADDENDS = re.compile(r"\d[\d,]*\.?\d*(?:\s*\+\s*\$?\d[\d,]*\.?\d*)+")
+_MOST_ADDENDS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Located:
+    """The verdict on a solution with the right one at hand."""
+
+    first_error: int | None
+    """0-based index of the step where it goes wrong; None for a solution whose answer is right."""
+    reason: str
+
+
+def locate(problem: str, steps: Sequence[str], *, answer: str, solution: str, kind: str | None = None) -> Located:
+    """Where a solution goes wrong.
+
+    Args:
+        problem: as it was put.
+        steps: of the solution that is judged.
+        answer: the right one.
+        solution: a right worked solution.
+        kind: of the answer (`moe_bench.answers.KINDS`).
+    """
+    from moe_bench.answers import extract_answer, infer_kind, judge
+
+    kind = kind or infer_kind(answer)
+    given = extract_answer("\n\n".join(steps), kind).answer
+    if given is not None and judge(given, answer, kind).correct:
+        return Located(first_error=None, reason="its answer is right")
+    right = numbers(solution)
+    reached = {c.right for line in solution.splitlines() for c in claims(line) if c.right is not None}
+    reached |= _partial_sums(solution) | numbers(answer)
+    sources = numbers(problem) | right | reached | _COMMON
+    wrong = assess(problem, steps, [ArithmeticChecker()])
+    for number, step in enumerate(steps):
+        if wrong.steps[number].status is Status.INVALID:
+            return Located(first_error=number, reason=wrong.steps[number].reason)
+        for claim in claims(step):
+            if claim.status is not Status.UNCHECKED and claim.right is not None and not _among(claim.right, reached):
+                return Located(
+                    first_error=number, reason=f"{shown(claim.right)}, to which the worked solution does not come"
+                )
+        for value in sorted(numbers(step)):
+            if value > 0 and not _among(value, sources):
+                return Located(first_error=number, reason=f"{shown(value)}, which comes from nowhere")
+    return Located(first_error=len(steps) - 1, reason="its answer is wrong, and no number before it")
+
+
+def numbers(text: str) -> set[Fraction]:
+    """The numbers in a text, those written as words up to twelve included."""
+    found = {token.value for token in tokenise(text) if token.kind == "number"}
+    return found | {_WORDS[word] for word in re.findall(r"[a-z]+", text.lower()) if word in _WORDS}
+
+
+def _partial_sums(solution: str) -> set[Fraction]:
+    """What two or three of the numbers come to that a worked solution adds up: it may be done in another order."""
+    found: set[Fraction] = set()
+    for match in _ADDENDS.finditer(re.sub(r"<<[^<>]*>>", "", solution).replace("$", "")):
+        addends = [Fraction(n.replace(",", "").rstrip(".")) for n in re.findall(r"\d[\d,]*\.?\d*", match[0])][
+            :_MOST_ADDENDS
+        ]
+        for size in (2, 3):
+            found |= {sum(some, Fraction(0)) for some in combinations(addends, size)}
+    return found
+
+
+def _among(value: Fraction, known: set[Fraction]) -> bool:
+    """Whether a number is one of these, but for rounding."""
+    return any(abs(value - k) <= abs(k) / 200 + Fraction(1, 1000) for k in known)
