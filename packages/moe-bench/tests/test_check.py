@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from moe_bench.checkers.registry import GROUPS
 from moe_bench.cli import main
 
 WRONG = {"problem": "Find y.", "steps": ["So x = 3 and y = 4.", "We use x = 5."], "id": "w"}
@@ -67,7 +66,6 @@ def test_standard_input_and_samples_of_a_run(tmp_path: Path) -> None:
     assert len(json.loads(result.output)["solutions"][0]["steps"]) == 2
 
 
-@pytest.mark.skipif("arithmetic" not in GROUPS, reason="the checker of calculations is not part of this moe-bench")
 def test_all_checkers_together_judge_a_calculation() -> None:
     result = run(
         "--problem",
@@ -130,3 +128,20 @@ def test_a_file_of_another_encoding_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "s.jsonl"
     path.write_bytes(b"\xff\xfe{")
     assert run(str(path)).exit_code == 2
+
+
+def test_with_the_right_solution_at_hand(tmp_path: Path) -> None:
+    row = {
+        "problem": "A pen costs 3 dollars and a book 8. What do 4 pens and 2 books cost?", "target": "28",
+        "steps": ["4 pens: 4 * 3 = 12", "2 books: 2 + 8 = 10", "12 + 10 = 22, so the answer is 22."],
+        "reference": "4 pens cost 4 * 3 = 12. 2 books cost 2 * 8 = 16. Together 12 + 16 = 28.",
+    }  # fmt: skip
+    path = lines(tmp_path / "s.jsonl", row)
+    shown = run(path, "--reference", "--only", "arithmetic")
+    assert shown.exit_code == 0, "the verdicts are another thing: every equation holds"
+    assert "goes wrong in step 2: 10, to which the worked solution does not come" in " ".join(shown.output.split())
+    (entry,) = json.loads(run(path, "--reference", "--json").output)["solutions"]
+    assert entry["with_reference"]["first_error"] == 1
+    without = run(lines(tmp_path / "none.jsonl", FINE), "--reference")
+    assert without.exit_code == 2
+    assert "no line has both" in without.output

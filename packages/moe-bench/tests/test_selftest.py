@@ -141,3 +141,19 @@ def test_contradictions_on_real_data() -> None:
         assert rows[data, "false alarms"].value <= 0.005, rows[data, "false alarms"].disagreements
     for subset in ("gsm8k", "math"):
         assert rows[f"ProcessBench {subset}, correct solutions", "false alarms"].value <= 0.01
+
+
+@pytest.mark.realdata
+@with_data
+def test_calculations_on_real_data() -> None:
+    from moe_bench.selftest.arithmetic import selftest_arithmetic
+
+    rows = {(row.checker, row.data, row.metric): row for row in selftest_arithmetic(Path(str(DATA)))}
+    reached = [row for row in rows.values() if row.metric != "F1" and row.bar is not None]
+    assert len(reached) == 5
+    for row in reached:
+        assert row.met, (row.data, row.metric, row.value, row.disagreements[:5])
+    # Two aims are missed, 0.25 and 0.7: arithmetic alone sees few of the wrong steps, numbers alone not every wrong turn.
+    assert rows["arithmetic", "ProcessBench gsm8k, no reference", "F1"].value > 0.18
+    assert rows["reference", "ProcessBench gsm8k, with the worked solution", "F1"].value > 0.62
+    assert rows["arithmetic", "ProcessBench gsm8k, no reference", "wrong steps found"].value > 0.1

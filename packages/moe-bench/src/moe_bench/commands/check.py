@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
+    from moe_bench.checkers.reference import Located
+
 SCHEMA = "moe-bench/check@1"
 _PROBLEM = ("problem", "question", "prompt")
 _SOLUTION = ("solution", "output", "answer", "response")
@@ -33,6 +35,10 @@ class Solution:
     name: str
     problem: str
     steps: tuple[str, ...]
+    target: str = ""
+    """The right answer, where it is given."""
+    reference: str = ""
+    """A right worked solution, where one is given."""
 
 
 @click.command()
@@ -41,6 +47,10 @@ class Solution:
 @click.option("--solution", help="The solution; it is divided into steps.")
 @click.option("--only", multiple=True, type=click.Choice(GROUPS), help="Only this checker; may be given several times.")
 @click.option("--nli", metavar="NAME", help="Also ask this installed model of natural-language inference.")
+@click.option(
+    "--reference", is_flag=True,
+    help='Also say where a solution goes wrong with the right one at hand: lines with "target" and "reference". Apart from the verdicts.',
+)  # fmt: skip
 @click.option("--wrong", is_flag=True, help="Show only solutions with an invalid step.")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdicts as JSON.")
 @mendable
@@ -50,6 +60,7 @@ def check(
     solution: str | None,
     only: tuple[str, ...],
     nli: str | None,
+    reference: bool,
     wrong: bool,
     as_json: bool,
 ) -> None:
@@ -67,8 +78,13 @@ def check(
     )
     checkers = make_checkers(only or GROUPS, nli=nli)
     judged = [(s, assess(s.problem, s.steps, checkers)) for s in solutions]
+    located = _located(solutions) if reference else {}
     if as_json:
-        click.echo(json.dumps(report(judged, checkers), indent=1, ensure_ascii=False))
+        found = report(judged, checkers)
+        for entry, one in zip(found["solutions"], solutions, strict=True):
+            if one.name in located:
+                entry["with_reference"] = asdict(located[one.name])
+        click.echo(json.dumps(found, indent=1, ensure_ascii=False))
     else:
         from rich.console import Console
 
@@ -76,6 +92,12 @@ def check(
         for one, assessment in judged:
             if assessment.first_invalid is not None or not wrong:
                 render(console, one, assessment)
+            if one.name in located:
+                at = located[one.name]
+                where = "right" if at.first_error is None else f"goes wrong in step {at.first_error + 1}"
+                console.print(
+                    f"{one.name}, with the right solution at hand (a heuristic): {where}: {at.reason}", markup=False
+                )
         console.print(f"[dim]checked by {', '.join(c.name for c in checkers)}[/]")
         if len(judged) > 1:
             _render_totals(console, judged)
@@ -83,6 +105,26 @@ def check(
             console.print(f"[yellow]NLI model {name} cannot be used:[/] {reason}")
     if any(assessment.first_invalid is not None for _, assessment in judged):
         raise SystemExit(1)
+
+
+def _located(solutions: Sequence[Solution]) -> dict[str, Located]:
+    """Where each solution goes wrong for which the right one is there.
+
+    Raises:
+        BenchError: there is none.
+    """
+    from moe_bench.checkers.reference import locate
+
+    found = {
+        s.name: locate(s.problem, s.steps, answer=s.target, solution=s.reference)
+        for s in solutions
+        if s.target and s.reference
+    }
+    if not found:
+        raise BenchError(
+            '--reference: no line has both "target" (the right answer) and "reference" (a right worked solution)'
+        )
+    return found
 
 
 def read_solutions(path: Path) -> Iterator[Solution]:
@@ -120,11 +162,19 @@ def _of_line(place: str, line: str) -> Solution:
         steps = row["steps"]
         if not isinstance(steps, list) or not all(isinstance(s, str) for s in steps):
             raise BenchError(f'{place}: "steps" is not a list of texts')
-        return Solution(name=name, problem=problem, steps=tuple(steps))
+        return Solution(name=name, problem=problem, steps=tuple(steps), **_right(row))
     solution = next((row[key] for key in _SOLUTION if isinstance(row.get(key), str)), None)
     if solution is None:
         raise BenchError(f'{place}: no solution; it needs "steps", or a text under one of {", ".join(_SOLUTION)}')
-    return _of_text(name, problem, solution)
+    right = _right(row)
+    return replace(
+        _of_text(name, problem, solution), target=right.get("target", ""), reference=right.get("reference", "")
+    )
+
+
+def _right(row: dict[str, Any]) -> dict[str, str]:
+    """The right answer and worked solution of a line, where they are there."""
+    return {key: row[key] for key in ("target", "reference") if isinstance(row.get(key), str)}
 
 
 def _of_text(name: str, problem: str, solution: str) -> Solution:

@@ -68,6 +68,8 @@ def _of(a: Value, b: Value, *, about: bool, rounded: bool) -> tuple[Status, str]
     units = (set(a.words) ^ set(b.words)) & UNITS
     if units and b.value and abs(a.value / b.value) in _conversions():
         return Status.UNCHECKED, f"{shown(a.value)} against {shown(b.value)}: the units may be others"
+    if a.words and b.words and not set(a.words) & set(b.words) and not (set(a.words) | set(b.words)) & UNITS:
+        return Status.UNCHECKED, f"{shown(a.value)} against {shown(b.value)}: of other things on the two sides"
     if b.operations and b.leading == a.value:
         return Status.UNCHECKED, f"{shown(a.value)}, and the next calculation goes on from it"
     return Status.INVALID, f"{shown(a.value)}, the text says {shown(b.value)}"

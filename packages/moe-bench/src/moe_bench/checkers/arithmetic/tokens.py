@@ -29,7 +29,7 @@ class Token:
     """A piece of the text."""
 
     kind: str
-    """number, operator, equals, about, relation, open, close, percent, fraction, root, word or break."""
+    """number, operator, equals, about, is, relation, open, close, bar, percent, fraction, root, word or break."""
     text: str
     begin: int
     end: int
@@ -73,6 +73,7 @@ _PATTERNS = (
     ("operator", r"(?:plus|minus|times|divided by|multiplied by)\b|[-+−–*×·⋅∗/÷⁄^]"),
     ("percent", r"\\?%|\bpercent\b|\bper cent\b"),
     ("cross", r"[xX](?=\s*[\d.(\\$])"),
+    ("bar", r"\|"),
     ("open", r"[(\[{]"),
     ("close", r"[)\]}]"),
     ("word", r"\\?[A-Za-z][A-Za-z0-9_']*"),
