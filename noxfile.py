@@ -114,7 +114,7 @@ def coverage(session: nox.Session) -> None:
 @nox.session
 def realdata(session: nox.Session) -> None:
     """Checks against real, human-labelled data; MOE_TEST_DATA names its folder."""
-    install_packages(session, "test", "hf", "math", "torch")
+    install_packages(session, "test", "hf", "math", "torch", "quantise")
     if "MOE_TEST_DATA" not in os.environ:
         session.skip("MOE_TEST_DATA is not set")
     run_pytest(session, "realdata", "tests", *[f"packages/{name}/tests" for name in PACKAGES], marks="realdata")

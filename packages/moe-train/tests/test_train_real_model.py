@@ -77,7 +77,13 @@ def test_held_out_loss_falls_on_gsm8k(real_mixtral: Path, tmp_path: Path) -> Non
 
 def test_qlora_learns_and_comes_out_again(real_mixtral: Path, tmp_path: Path) -> None:
     """Experts in NF4 with double quantisation, adapters on them; adapter and merged model in processes that know nothing of moe-train."""
-    overrides = ("quantisation.weights=nf4", "quantisation.double=true", "dtype=float32")
+    overrides = (
+        "quantisation.weights=nf4",
+        "quantisation.double=true",
+        "dtype=float32",
+        "training.steps=12",
+        "training.learning_rate=0.001",
+    )
     losses = command("run", *arguments_for(real_mixtral, "qlora", *overrides), at=tmp_path)["held_out_loss"]
     run = tmp_path / "runs" / "qlora"
     assert isinstance(losses, dict)
