@@ -12,6 +12,7 @@ from moe_bench.commands.run import run
 from moe_bench.commands.selftest import selftest
 from moe_bench.commands.show import show
 from moe_bench.commands.suites import suites
+from moe_bench.commands.validate import validate
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -27,3 +28,4 @@ main.add_command(compare)
 main.add_command(plan)
 main.add_command(check)
 main.add_command(selftest)
+main.add_command(validate)
