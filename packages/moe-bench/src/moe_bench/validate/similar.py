@@ -16,7 +16,8 @@ import numpy as np
 
 WORDS, HASHES, BANDS = 3, 96, 32
 """Bands of three hashes: two texts whose index is 0.7 are candidates with probability 1 - (1 - 0.7³)³² > 0.9999, at 0.5 with 0.986."""
-_PRIME = (1 << 61) - 1
+_PRIME = 4_294_967_311
+"""The first one above 2^32, so that every product is wrapped many times."""
 _LARGEST_BUCKET = 200
 _WORD = re.compile(r"\w+|[^\w\s]")
 
