@@ -77,12 +77,13 @@ def _item(line: str, where: str, *, default_task: str) -> Item:
         value = values.get(key)
         if not isinstance(value, (str, int, float)) or not str(value).strip():
             raise BenchError(f"items {where}: needs a {key} that is not empty, has {', '.join(values) or 'no fields'}")
-    known = {"prompt", "target", "task", "operation", "solution", "id"}
+    known = {"prompt", "target", "task", "operation", "solution", "id", "metadata"}
+    nested = values.get("metadata") if isinstance(values.get("metadata"), dict) else {}
     return Item(
         prompt=str(values["prompt"]),
         target=str(values["target"]),
         task=str(values.get("task") or default_task),
         operation=str(values.get("operation", "")),
         solution=str(values.get("solution", "")),
-        metadata={k: v for k, v in values.items() if k not in known},
+        metadata={**(nested or {}), **{k: v for k, v in values.items() if k not in known}},
     )

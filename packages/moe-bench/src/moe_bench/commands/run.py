@@ -35,7 +35,10 @@ _AT_LEAST_1 = click.IntRange(min=1)
     "--outputs", type=FOLDER, help="A JSONL file of outputs to score: output, and id or prompt, on every line."
 )
 @click.option("--suite", help="A built-in suite; see `moe-bench suites`.")
-@click.option("--data", type=FOLDER, help="A JSONL file of items with prompt and target, instead of a suite.")
+@click.option(
+    "--data", metavar="FILE|SET:FILE",
+    help="A JSONL file of items with prompt and target, instead of a suite; or a published set, as in gsm8k:test.jsonl (see `datasets`).",
+)  # fmt: skip
 @click.option(
     "--per-task", default=50, show_default=True, type=_AT_LEAST_1, help="Test items of each family of the suite."
 )
@@ -45,7 +48,9 @@ _AT_LEAST_1 = click.IntRange(min=1)
     "--few-shot", default=0, show_default=True, type=click.IntRange(min=0), help="Worked examples before each item."
 )
 @click.option(
-    "--examples", type=FOLDER, help="A JSONL file to take them from; for a suite, its train split by default."
+    "--examples",
+    metavar="FILE|SET:FILE",
+    help="Where to take them from, as --data; for a suite, its train split by default.",
 )
 @click.option("--system", default="", help="A system message.")
 @click.option("--plain", is_flag=True, help="Put prompts as they are, although the model has a chat template.")
@@ -147,7 +152,6 @@ def run(output: Path, as_json: bool, observe: str | None, **asked: Any) -> None:
 
 def _items(asked: dict[str, Any]) -> tuple[list[Item], str, list[Item]]:
     """The items to be answered, the name of their set, and what worked examples may be drawn from."""
-    from moe_bench.item import load_items
     from moe_bench.tasks import SUITES, make_items
 
     suite, data, limit = asked["suite"], asked["data"], asked["limit"]
@@ -157,7 +161,7 @@ def _items(asked: dict[str, Any]) -> tuple[list[Item], str, list[Item]]:
     if data is not None:
         if level is not None:
             raise BenchError("run: --level goes with --suite; choose the items of a file when you write it")
-        return load_items(data)[:limit], data.name, []
+        return _read(data)[:limit], Path(data.partition("?")[0]).name, []
     if suite not in SUITES:
         raise BenchError(f"suite {suite!r} is unknown; known are {', '.join(SUITES)}")
     items = make_items(SUITES[suite], count_per_family=asked["per_task"], seed=0, split="test", level=level)[:limit]
@@ -167,14 +171,21 @@ def _items(asked: dict[str, Any]) -> tuple[list[Item], str, list[Item]]:
     return items, suite if level is None else f"{suite}, level {level}", pool
 
 
-def _examples(asked: dict[str, Any], items: list[Item], pool: list[Item]) -> dict[str, tuple[Item, ...]]:
+def _read(text: str) -> list[Item]:
+    """The items of a file, or of a published set."""
+    from moe_bench.datasets import load_dataset, names_a_dataset
     from moe_bench.item import load_items
+
+    return load_dataset(text) if names_a_dataset(text) else load_items(Path(text))
+
+
+def _examples(asked: dict[str, Any], items: list[Item], pool: list[Item]) -> dict[str, tuple[Item, ...]]:
     from moe_bench.prompting import choose_examples
 
     if not asked["few_shot"]:
         return {}
     if asked["examples"] is not None:
-        pool = load_items(asked["examples"])
+        pool = _read(asked["examples"])
     elif asked["data"] is not None:
         raise BenchError("few-shot: --data has no train split; name a file of worked examples with --examples")
     return choose_examples(pool, judged=items, count=asked["few_shot"], seed=asked["seed"])
