@@ -6,6 +6,7 @@ model, a layer's tensors at a time, so that no more than a layer is ever in memo
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -77,6 +78,8 @@ class Checkpoint:
         from transformers.core_model_loading import convert_and_load_state_dict_in_model
         from transformers.modeling_utils import LoadStateDictConfig
 
+        if "load_config" not in inspect.signature(convert_and_load_state_dict_in_model).parameters:
+            raise TrainError("export --merge: needs a newer transformers; pip install 'transformers>=5.17'")
         plan = self.model._get_dtype_plan(self.dtype)
         settings = LoadStateDictConfig(
             device_map={"": device},
