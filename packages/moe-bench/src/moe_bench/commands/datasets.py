@@ -27,15 +27,12 @@ def datasets(as_json: bool) -> None:
         click.echo(json.dumps({"schema": SCHEMA, "datasets": values}, indent=1))
         return
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("name", *fields):
-        table.add_column(column, overflow="fold")
+    console = Console(highlight=False)
+    width = max(map(len, DATASETS)) + 2
     for name, d in DATASETS.items():
-        table.add_row(name, *(getattr(d, field) for field in fields))
-    console = Console()
-    console.print(table)
+        console.print(f"[bold]{name:{width}}[/]{d.what} ({d.licence})", soft_wrap=True)
+        console.print(f"[dim]{'':{width}}{d.source}: {d.format}[/]", soft_wrap=True)
     console.print(
         "One's own: --data csv:FILE?prompt=COLUMN&target=COLUMN, the same with jsonl: or json:, "
         "or --data FILE.jsonl with prompt and target on every line.",

@@ -43,6 +43,11 @@ _AT_LEAST_1 = click.IntRange(min=1)
     "--per-task", default=50, show_default=True, type=_AT_LEAST_1, help="Test items of each family of the suite."
 )
 @click.option("--level", type=_AT_LEAST_1, help="Only items of this level, of a suite whose families have levels.")
+@click.option(
+    "--annotate",
+    metavar="NAME",
+    help="Let this installed annotator tell each item's reasoning operation (moe-router: operations).",
+)
 @click.option("--limit", type=_AT_LEAST_1, help="Only the first so many items.")
 @click.option(
     "--few-shot", default=0, show_default=True, type=click.IntRange(min=0), help="Worked examples before each item."
@@ -151,7 +156,14 @@ def run(output: Path, as_json: bool, observe: str | None, **asked: Any) -> None:
 
 
 def _items(asked: dict[str, Any]) -> tuple[list[Item], str, list[Item]]:
-    """The items to be answered, the name of their set, and what worked examples may be drawn from."""
+    """The items to be answered, with their operations; the name of their set; what worked examples may be drawn from."""
+    from moe_bench.annotators import annotated
+
+    items, name, pool = _chosen(asked)
+    return (annotated(items, asked["annotate"]) if asked["annotate"] else items), name, pool
+
+
+def _chosen(asked: dict[str, Any]) -> tuple[list[Item], str, list[Item]]:
     from moe_bench.tasks import SUITES, make_items
 
     suite, data, limit = asked["suite"], asked["data"], asked["limit"]

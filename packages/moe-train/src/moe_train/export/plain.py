@@ -55,7 +55,7 @@ def compute(model: Any, sequences: list[tuple[list[int], int]]) -> dict[str, np.
 
 def main(arguments: dict[str, Any]) -> None:
     """Load with transformers, and PEFT where there is an adapter, and write what it computes."""
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, Mxfp4Config
     from transformers.utils import logging
 
     logging.set_verbosity_error()
@@ -63,8 +63,12 @@ def main(arguments: dict[str, Any]) -> None:
     for name in arguments.get("imports", ()):
         import_module(name)
     device = {"": arguments["device"]} if arguments.get("imports") else None
+    more: dict[str, Any] = {}
+    stated = getattr(AutoConfig.from_pretrained(arguments["model"]), "quantization_config", None)
+    if isinstance(stated, dict) and stated.get("quant_method") == "mxfp4":  # an adapter is of the weights made dense
+        more["quantization_config"] = Mxfp4Config(dequantize=True)
     model: Any = AutoModelForCausalLM.from_pretrained(
-        arguments["model"], dtype=getattr(torch, arguments["dtype"]), device_map=device
+        arguments["model"], dtype=getattr(torch, arguments["dtype"]), device_map=device, **more
     )
     if arguments["adapter"]:
         from peft import PeftModel
