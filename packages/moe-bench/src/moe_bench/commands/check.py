@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from moe_bench.checkers.base import Assessment, Checker, Status, assess
+from moe_bench.checkers.quality import quality
 from moe_bench.checkers.registry import GROUPS, make_checkers
 from moe_bench.commands import FOLDER, mendable
 from moe_bench.errors import BenchError
@@ -196,6 +197,7 @@ def report(judged: Sequence[tuple[Solution, Assessment]], checkers: Sequence[Che
                 "first_invalid": assessment.first_invalid,
                 "coverage": assessment.coverage,
                 "valid_before_error": assessment.valid_before_error,
+                "quality": quality(solution.problem, solution.steps).to_dict(),
                 "steps": [
                     {
                         "text": text,
