@@ -106,11 +106,11 @@ def test_merged_and_read_again_it_is_what_peft_computes(architecture: str, tmp_p
 
 
 def test_a_merge_holds_a_layer_and_a_shard_not_the_model(tmp_path: Path) -> None:
-    """Anonymous memory in a process of its own: 12 layers of 8 experts, a stack of 12 MiB, 222 MiB of weights in bfloat16."""
+    """Anonymous memory in a process of its own: 16 layers of 8 experts, a stack of 12 MiB, 320 MiB of weights in bfloat16."""
     from transformers import MixtralConfig, MixtralForCausalLM
 
     config = MixtralConfig(
-        vocab_size=512, hidden_size=512, intermediate_size=768, num_hidden_layers=12, num_attention_heads=4, num_key_value_heads=4,
+        vocab_size=512, hidden_size=512, intermediate_size=768, num_hidden_layers=16, num_attention_heads=4, num_key_value_heads=4,
         num_local_experts=8, num_experts_per_tok=2,
     )  # fmt: skip
     model = MixtralForCausalLM(config).bfloat16()
@@ -149,7 +149,7 @@ print(peak[0] - before)
     assert done.returncode == 0, done.stderr
     peak = int(done.stdout.splitlines()[-1])
     print(f"largest {largest / 2**20:.0f} MiB, model {total / 2**20:.0f} MiB, peak {peak / 2**20:.0f} MiB")
-    assert peak < 8 * largest < 0.5 * total
+    assert peak < 10 * largest < 0.4 * total
 
 
 @pytest.fixture(scope="module")
