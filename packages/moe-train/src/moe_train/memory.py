@@ -112,6 +112,7 @@ def _estimate(
             lora_experts=config.lora.experts,
             sequences=len(group),
             length=max(len(s.ids) for s in group),
+            padded=len({len(s.ids) for s in group}) > 1,
             loss_share=min(1.0, share),
             optimizer=config.training.optimizer,
             checkpointing=config.training.gradient_checkpointing,
