@@ -11,11 +11,11 @@ import sympy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moe_bench.checkers.algebra.notation import tokenize
+from moe_bench.checkers.algebra.parser import UnreadableError, parse
+from moe_bench.checkers.algebra.system import Relation, System
 from moe_bench.checkers.base import Finding, Status, assess
 from moe_bench.checkers.consistency import ConsistencyChecker
-from moe_bench.checkers.consistency.notation import tokenize
-from moe_bench.checkers.consistency.parser import UnreadableError, parse
-from moe_bench.checkers.consistency.system import Relation, System
 
 
 def found(problem: str, *steps: str) -> list[Finding]:
@@ -134,7 +134,7 @@ def test_expressions_are_read_as_sympy_has_them(text: str, sympy_text: str) -> N
 
 
 def number(value: int) -> object:
-    from moe_bench.checkers.consistency.polynomials import number as polynomial
+    from moe_bench.checkers.algebra.polynomials import number as polynomial
 
     return polynomial(value)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from moe_bench.checkers.consistency.polynomials import FUNCTIONS, Atom, Polynomial, TooLargeError, single
-from moe_bench.checkers.consistency.system import Relation
+from moe_bench.checkers.algebra.polynomials import FUNCTIONS, Atom, Polynomial, TooLargeError, single
+from moe_bench.checkers.algebra.system import Relation
 
 
 @dataclass

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from moe_bench.checkers.algebra.statements import SUPPOSES, split_sentences, word_set
 from moe_bench.checkers.base import Finding, Status
-from moe_bench.checkers.consistency.statements import SUPPOSES, split_sentences, word_set
 
 _PAIRS = (
     ("height", "taller higher", "shorter lower"),

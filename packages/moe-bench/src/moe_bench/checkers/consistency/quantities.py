@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from moe_bench.checkers.algebra.statements import SUPPOSES, split_sentences, word_set
 from moe_bench.checkers.base import Finding, Status
-from moe_bench.checkers.consistency.statements import SUPPOSES, split_sentences, word_set
 
 _NUMBER = r"-?(?:\d{1,3}(?:,\d{3}){1,20}|\d{1,60})(?:\.\d{1,60})?"
 _IS = re.compile(

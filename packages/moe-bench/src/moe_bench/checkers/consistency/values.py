@@ -6,10 +6,8 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from fractions import Fraction
 
-from moe_bench.checkers.base import Finding, Status
-from moe_bench.checkers.consistency.definitions import Definitions
-from moe_bench.checkers.consistency.polynomials import Polynomial
-from moe_bench.checkers.consistency.statements import (
+from moe_bench.checkers.algebra.polynomials import Polynomial
+from moe_bench.checkers.algebra.statements import (
     Sentence,
     bound_variables,
     functions_of,
@@ -17,7 +15,9 @@ from moe_bench.checkers.consistency.statements import (
     sentences_of,
     symbols_of,
 )
-from moe_bench.checkers.consistency.system import Conflict, Relation, System
+from moe_bench.checkers.algebra.system import Conflict, Relation, System
+from moe_bench.checkers.base import Finding, Status
+from moe_bench.checkers.consistency.definitions import Definitions
 
 NAME = "consistency"
 _MOST = 6

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from fractions import Fraction
 
-from moe_bench.checkers.consistency.notation import Token
-from moe_bench.checkers.consistency.polynomials import Polynomial, TooLargeError, number, power, quotient, symbol, term
+from moe_bench.checkers.algebra.notation import Token
+from moe_bench.checkers.algebra.polynomials import Polynomial, TooLargeError, number, power, quotient, symbol, term
 
 
 class UnreadableError(ValueError):

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from moe_bench.checkers.consistency.polynomials import Monomial, Polynomial, TooLargeError
+from moe_bench.checkers.algebra.polynomials import Monomial, Polynomial, TooLargeError
 
 _ROUNDS = 3
 _MOST = 40

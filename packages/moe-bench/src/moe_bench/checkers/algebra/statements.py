@@ -11,10 +11,10 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from moe_bench.checkers.consistency.notation import Token, mathematical_runs, tokenize
-from moe_bench.checkers.consistency.parser import UnreadableError, parse
-from moe_bench.checkers.consistency.polynomials import Polynomial
-from moe_bench.checkers.consistency.system import Relation
+from moe_bench.checkers.algebra.notation import Token, mathematical_runs, tokenize
+from moe_bench.checkers.algebra.parser import UnreadableError, parse
+from moe_bench.checkers.algebra.polynomials import Polynomial
+from moe_bench.checkers.algebra.system import Relation
 
 _SENTENCE = re.compile(r"(?<=[.;?!])\s+|\n+|(?<=\S)\\\\(?=\s)")
 SUPPOSES = re.compile(
