@@ -162,7 +162,10 @@ SOLUTION = "4 pens cost 4 * 3 = 12 dollars.\n2 books cost 2 * 8 = 16 dollars.\nT
         (["4 pens: 4 * 3 = 12", "2 books: 2 + 8 = 10", "12 + 10 = 22, so the answer is 22."], 1),
         (["4 pens: 4 * 3 = 14", "2 books: 2 * 8 = 16", "14 + 16 = 30, so the answer is 30."], 0),
         (["A box holds 17 pens", "so the answer is 17."], 0),
-        (["4 pens: 4 * 3 = 12", "2 books: 2 * 8 = 16", "So the answer is 16."], 2),
+        (["4 pens: 4 * 3 = 12", "2 books: 2 * 8 = 16", "So the answer is 16."], 1),
+        (["2 pens: 2 * 3 = 6", "4 pens: 6 * 2 = 12", "2 books: 2 + 8 = 10", "12 + 10 = 22"], 2),
+        (["2 pens: 2 * 3 = 6", "2 books: 2 * 8 = 16", "6 + 16 = 22"], 0),
+        (["Step 9: 4 * 3 = 12", "Step 15: 2 * 8 = 16", "Step 17: 12 + 16 = 27", "So it is 28."], 2),
     ],
 )
 def test_the_place_of_an_error_with_the_right_solution_at_hand(steps: list[str], first: int | None) -> None:

@@ -1,9 +1,10 @@
 """Where a solution goes wrong, judged with the right answer and its worked solution at hand.
 
-This is a heuristic and reported apart: it compares numbers, not arguments. A solution whose final answer is right is taken for
-right. Else the first step counts that miscalculates, comes to a number that the worked solution does not come to (nor a sum of
-some of what it adds up), or brings in a number that neither the problem nor the worked solution has; and where there is none, the
-last step.
+This is a heuristic and reported apart: it compares numbers, not arguments. A step that miscalculates counts first. Else a solution
+whose final answer is right is taken for right; of any other, the first step that comes to a number that the worked solution does not
+come to (nor a sum of some of what it adds up, nor one from which the solution goes on to a number of the worked solution), or that
+brings in a number that neither the problem nor the worked solution has. Where there is none, it is the step that works out the
+wrong answer.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from fractions import Fraction
 from itertools import combinations
 
 from moe_bench.checkers.arithmetic import ArithmeticChecker
-from moe_bench.checkers.arithmetic.claims import claims
+from moe_bench.checkers.arithmetic.claims import Claim, claims
 from moe_bench.checkers.arithmetic.comparison import shown
 from moe_bench.checkers.arithmetic.tokens import tokenise
 from moe_bench.checkers.base import Status, assess
@@ -26,6 +27,7 @@ _WORDS = {
         ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
     )
 }
+_HEADING = re.compile(r"^\W*step\s+\d+\b", re.IGNORECASE)
 _COMMON = {Fraction(n) for n in (1, 2, 4, 7, 10, 12, 24, 30, 52, 60, 100, 365, 1000)}
 """Numbers that need no source: of units, weeks, and percentages."""
 _ADDENDS = re.compile(r"\d[\d,]*\.?\d*(?:\s*\+\s*\$?\d[\d,]*\.?\d*)+")
@@ -54,6 +56,10 @@ def locate(problem: str, steps: Sequence[str], *, answer: str, solution: str, ki
     from moe_bench.answers import extract_answer, infer_kind, judge
 
     kind = kind or infer_kind(answer)
+    wrong = assess(problem, steps, [ArithmeticChecker()])
+    certain = wrong.first_invalid
+    if certain is not None:
+        return Located(first_error=certain, reason=wrong.steps[certain].reason)
     given = extract_answer("\n\n".join(steps), kind).answer
     if given is not None and judge(given, answer, kind).correct:
         return Located(first_error=None, reason="its answer is right")
@@ -61,19 +67,56 @@ def locate(problem: str, steps: Sequence[str], *, answer: str, solution: str, ki
     reached = {c.right for line in solution.splitlines() for c in claims(line) if c.right is not None}
     reached |= _partial_sums(solution) | numbers(answer)
     sources = numbers(problem) | right | reached | _COMMON
-    wrong = assess(problem, steps, [ArithmeticChecker()])
+    sources |= {part for value in sources for part in (value / 100, 1 - value / 100)}
+    stated = [[c for c in claims(step) if c.status is not Status.UNCHECKED] for step in steps]
+    detours = _detours(steps, stated, reached - numbers(problem))
     for number, step in enumerate(steps):
-        if wrong.steps[number].status is Status.INVALID:
-            return Located(first_error=number, reason=wrong.steps[number].reason)
-        for claim in claims(step):
-            if claim.status is not Status.UNCHECKED and claim.right is not None and not _among(claim.right, reached):
+        for claim in stated[number]:
+            if claim.right is not None and not _among(claim.right, reached | detours):
                 return Located(
                     first_error=number, reason=f"{shown(claim.right)}, to which the worked solution does not come"
                 )
-        for value in sorted(numbers(step)):
-            if value > 0 and not _among(value, sources):
+        for value in sorted(numbers(_HEADING.sub("", step))):
+            if value > 0 and not _among(value, sources | detours):
                 return Located(first_error=number, reason=f"{shown(value)}, which comes from nowhere")
-    return Located(first_error=len(steps) - 1, reason="its answer is wrong, and no number before it")
+    return _last(stated, given)
+
+
+def _detours(steps: Sequence[str], stated: Sequence[Sequence[Claim]], wanted: set[Fraction]) -> set[Fraction]:
+    """Results that the worked solution does not have, and from which the solution goes on to one that it has, for the first time."""
+    found, made, come_to = set[Fraction](), set[Fraction](), set[Fraction]()
+    for step, claimed in zip(steps, stated, strict=True):
+        for claim in claimed:
+            if claim.right is None:
+                continue
+            if _among(claim.right, wanted - come_to):
+                found |= made & numbers(step[claim.begin : claim.end]) - {claim.right}
+                come_to.add(claim.right)
+            elif not _among(claim.right, wanted):
+                made.add(claim.right)
+    return found
+
+
+def _last(stated: Sequence[Sequence[Claim]], given: str | None) -> Located:
+    """The step that works out the wrong answer, where no number before it is wrong: the last, and not where it is said once more."""
+    results = [(number, claim.right) for number, made in enumerate(stated) for claim in made if claim.right is not None]
+    first = None
+    for number, value in reversed(results):
+        if given is not None and _is_given(value, given):
+            first = number
+        elif first is not None:
+            break
+    if first is None:
+        return Located(first_error=len(stated) - 1, reason="its answer is wrong, and no number before it")
+    return Located(
+        first_error=first, reason=f"it comes to {given}, which is not the answer; no number before it is wrong"
+    )
+
+
+def _is_given(value: Fraction, given: str) -> bool:
+    from moe_bench.answers import judge
+
+    return judge(shown(value), given, "number").correct
 
 
 def numbers(text: str) -> set[Fraction]:

@@ -20,7 +20,7 @@ _SHOWN = 40
 def selftest_arithmetic(data: Path) -> list[Row]:
     """Rows on GSM8K's own solutions, BIG-Bench-Mistake's calculations and ProcessBench's labelled steps, of those that are there."""
     rows = [*gsm8k_gold(data / "gsm8k"), *multistep(data / "big_bench_mistake"), *processbench(data)]
-    return [*rows, *aided(data)]
+    return [*rows, *aided(data), *mr_gsm8k(data / "mr_gsm8k")]
 
 
 def gsm8k_gold(folder: Path) -> Iterator[Row]:
@@ -103,6 +103,24 @@ def aided(data: Path) -> Iterator[Row]:
     if labels:
         name = "ProcessBench gsm8k, with the worked solution"
         yield from _located("reference", name, labels, found, bar=0.7, accepted=0.98, published=0.479)
+
+
+def mr_gsm8k(folder: Path) -> Iterator[Row]:
+    """The first wrong step of solutions to GSM8K's own problems, by people's marks, with the worked solution at hand."""
+    path = folder / "subset.jsonl"
+    if not path.is_file():
+        return
+    rows = [row for row in _lines(path) if row["question_type"] == "original"]
+    hits = 0
+    for row in rows:
+        steps, solution = row["model_output_steps"], row["ground_truth_solution"]
+        answer = str(row["ground_truth_answer"])
+        first = locate(row["question"], steps, answer=answer, solution=solution, kind="number").first_error
+        label = int(row["model_output_solution_first_error_step"]) - 1
+        hits += first == (None if label < 0 else label)
+    yield Row.share(
+        hits=hits, n=len(rows), checker="reference", data="MR-GSM8K wrong solutions, with the worked solution", metric="wrong steps found",
+    )  # fmt: skip
 
 
 def _located(
