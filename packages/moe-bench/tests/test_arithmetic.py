@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from moe_bench.checkers.arithmetic import ArithmeticChecker
 from moe_bench.checkers.arithmetic.claims import claims
 from moe_bench.checkers.arithmetic.comparison import shown
+from moe_bench.checkers.arithmetic.measures import claims_of_measure
+from moe_bench.checkers.arithmetic.phrases import claims_in_words
 from moe_bench.checkers.base import Status, assess
 from moe_bench.checkers.reference import locate
 
@@ -176,3 +178,41 @@ def test_sums_in_another_order_are_no_error() -> None:
     solution = "In all 90 + 180 + 900 = 1170."
     steps = ["First 90 + 180 = 270.", "Then 270 + 900 = 1170.", "The answer is 1171."]
     assert locate("Add 90, 180 and 900.", steps, answer="1170", solution=solution).first_error == 2
+
+
+@pytest.mark.parametrize(
+    ("step", "status"),
+    [
+        ("There are 60 seconds in a minute.", "valid"),
+        ("There are 100 minutes in an hour.", "invalid"),
+        ("There are 20 days in a month.", "valid"),  # of work
+        ("There are 45 days in a month.", "invalid"),
+        ("There are 5 classes in a week.", None),
+        ("There are 31 days in June.", "invalid"),
+        ("February has 29 days.", "valid"),
+        ("3 feet = 36 inches", "valid"),
+        ("2 hours = 150 minutes", "invalid"),
+        ("5 * 2 hours = 10 minutes", None),
+        ("He has 3 dozen eggs = 3 * 12 = 36 eggs", "valid"),
+        ("Half a dozen plates means 12/3 = 4 plates.", "invalid"),
+        ("A dozen is 5 dollars.", None),
+        ("4 dozen - 2.5 dozen = 1.5 dozen", None),
+        ("Four less than a dozen is 8.", None),
+        ("She pays quarterly, which means four times a year.", "valid"),
+        ("She pays monthly, which is 10 times a year.", "invalid"),
+        ("9 apples is 2 more than 7 apples.", "valid"),
+        ("7.5 pounds is half a pound more than 15 pounds.", "invalid"),
+        ("3 pounds is 2 dollars more than 1 pound.", None),
+        ("0.5 km (or 5 km)", "invalid"),
+        ("0.5 km (or 500 m)", None),
+    ],
+)
+def test_measures_and_numbers_in_words(step: str, status: str | None) -> None:
+    found = [*claims_of_measure("How many?", step), *claims_in_words(step)]
+    assert [claim.status.value for claim in found] == ([] if status is None else [status])
+
+
+def test_what_the_problem_says_of_a_unit_goes_before_what_is_known() -> None:
+    step = "There are 10 minutes in an hour."
+    assert [c.status.value for c in claims_of_measure("On their clock an hour has 10 minutes.", step)] == []
+    assert [c.status.value for c in claims_of_measure("How many hours?", step)] == ["invalid"]

@@ -19,14 +19,9 @@ from moe_bench.checkers.arithmetic import ArithmeticChecker
 from moe_bench.checkers.arithmetic.claims import Claim, claims
 from moe_bench.checkers.arithmetic.comparison import shown
 from moe_bench.checkers.arithmetic.tokens import tokenise
+from moe_bench.checkers.arithmetic.words import COUNTS
 from moe_bench.checkers.base import Status, assess
 
-_WORDS = {
-    word: Fraction(n)
-    for n, word in enumerate(
-        ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
-    )
-}
 _HEADING = re.compile(r"^\W*step\s+\d+\b", re.IGNORECASE)
 _COMMON = {Fraction(n) for n in (1, 2, 4, 7, 10, 12, 24, 30, 52, 60, 100, 365, 1000)}
 """Numbers that need no source: of units, weeks, and percentages."""
@@ -122,7 +117,7 @@ def _is_given(value: Fraction, given: str) -> bool:
 def numbers(text: str) -> set[Fraction]:
     """The numbers in a text, those written as words up to twelve included."""
     found = {token.value for token in tokenise(text) if token.kind == "number"}
-    return found | {_WORDS[word] for word in re.findall(r"[a-z]+", text.lower()) if word in _WORDS}
+    return found | {COUNTS[word] for word in re.findall(r"[a-z]+", text.lower()) if word in COUNTS}
 
 
 def _partial_sums(solution: str) -> set[Fraction]:

@@ -8,7 +8,9 @@ from fractions import Fraction
 
 from moe_bench.checkers.arithmetic.claims import Claim, claims
 from moe_bench.checkers.arithmetic.comparison import shown
+from moe_bench.checkers.arithmetic.measures import claims_of_measure
 from moe_bench.checkers.arithmetic.parser import UnreadableError, readings
+from moe_bench.checkers.arithmetic.phrases import claims_in_words
 from moe_bench.checkers.arithmetic.tokens import tokenise
 from moe_bench.checkers.base import Finding, Status
 
@@ -27,7 +29,7 @@ class ArithmeticChecker:
     """
 
     name = "arithmetic"
-    version = 1
+    version = 2
 
     def check(self, problem: str, steps: Sequence[str]) -> Iterator[Finding]:
         """Findings on the calculations in the steps."""
@@ -35,6 +37,8 @@ class ArithmeticChecker:
         for number, step in enumerate(steps):
             yield from letters.findings(number, step, self.name)
             for claim in claims(step, letters.values):
+                yield _finding(number, claim, self.name)
+            for claim in (*claims_of_measure(problem, step), *claims_in_words(step)):
                 yield _finding(number, claim, self.name)
             letters.learn(step)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 STOP = frozenset(
     {
         "and", "or", "of", "than", "less", "more", "fewer", "greater", "times", "twice", "half", "double", "triple", "plus",
@@ -38,3 +40,10 @@ NOT_AFTER_IS = frozenset(
     }
 )  # fmt: skip
 """Words that make of "is 5 ..." another statement than a result."""
+COUNTS = {
+    word: Fraction(n)
+    for n, word in enumerate(
+        ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+    )
+}
+"""Numbers as words."""
