@@ -216,3 +216,18 @@ def test_what_the_problem_says_of_a_unit_goes_before_what_is_known() -> None:
     step = "There are 10 minutes in an hour."
     assert [c.status.value for c in claims_of_measure("On their clock an hour has 10 minutes.", step)] == []
     assert [c.status.value for c in claims_of_measure("How many hours?", step)] == ["invalid"]
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        "\\[ 100 = 36 + OP^2 \\]",
+        "\\[ 84 = \\frac{1}{2} \\cdot 7 \\cdot h_a \\]",
+        "\\[ 2^2 = 1 \\cdot a_3 + 1 \\]",
+        "\\[ \\frac{9}{2} \\geq 17abc \\cdot d \\]",
+        "\\(a = 2012_3 = 2 \\cdot 3^3 + 0 \\cdot 3^2 + 1 \\cdot 3^1 + 2 \\cdot 3^0 = 59\\)",
+    ],
+)
+def test_a_formula_that_goes_on_is_no_result(step: str) -> None:
+    findings = list(ArithmeticChecker().check("Find it.", [step]))
+    assert [f.reason for f in findings if f.status is Status.INVALID] == []

@@ -42,7 +42,7 @@ def test_json_has_every_step_with_its_findings(tmp_path: Path) -> None:
     assert result.exit_code == 1
     report = json.loads(result.output)
     assert report["schema"] == "moe-bench/check@1"
-    assert report["checkers"] == {"consistency": 1}
+    assert report["checkers"] == {"consistency": 2}
     first, second = report["solutions"]
     assert (first["name"], first["first_invalid"], second["first_invalid"]) == ("w", 1, None)
     (finding,) = first["steps"][1]["findings"]

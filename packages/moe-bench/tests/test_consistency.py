@@ -91,6 +91,15 @@ def test_contradictions_are_found_and_placed(problem: str, steps: list[str], whe
         ("", ["7 * 8 = 56.", "The answer is 56."]),
         ("", ["7 * 8 = 56 dollars.", "The answer is $\\boxed{56}$."]),
         ("", ["The share is 1/4 = 0.25.", "The answer is 25%."]),
+        ("", ["\\[ \\text{Area} = \\pi r^2 = \\pi (6)^2 \\]", "\\[ \\text{Area} = \\pi r^2 = \\pi (8)^2 \\]"]),
+        (
+            "",
+            [
+                "Expected value = Starting value * Growth = 5 * 2 = 10",
+                "Expected value = Starting value * Growth = 8 * 2 = 16",
+            ],
+        ),
+        ("", ["Testing $x = 1$: no.", "Testing $x = -1$: yes."]),
         ("", []),
         ("", [""]),
     ],

@@ -11,12 +11,13 @@ from moe_bench.errors import BenchError
 
 _MODULES = {
     "arithmetic": "moe_bench.checkers.arithmetic",
+    "algebra": "moe_bench.checkers.algebra",
     "rules": "moe_bench.checkers.rules",
     "deduction": "moe_bench.checkers.deduction",
     "consistency": "moe_bench.checkers.consistency",
 }
 GROUPS = tuple(group for group, module in _MODULES.items() if find_spec(module) is not None)
-"""Calculations; simulated tasks (tracking, sorting, brackets, ...); facts and rules; contradictions."""
+"""Calculations; equations with letters; simulated tasks (tracking, sorting, brackets, ...); facts and rules; contradictions."""
 
 
 def make_checkers(groups: Sequence[str] = GROUPS, *, nli: str | None = None) -> tuple[Checker, ...]:

@@ -12,10 +12,10 @@ from moe_bench.selftest.row import Row
 
 PARTS = tuple(
     part
-    for part in ("answers", "arithmetic", "logic", "consistency", "together")
+    for part in ("answers", "arithmetic", "algebra", "logic", "consistency", "together")
     if find_spec(f"moe_bench.selftest.{part}") is not None
 )
-"""Extraction and equivalence of answers; calculations; facts, rules and simulations; contradictions; all checkers as one."""
+"""Answers, read and compared; calculations; equations with letters; facts, rules and simulations; contradictions; all checkers as one."""
 SOURCES = (
     "GSM8K (github.com/openai/grade-school-math), ProcessBench (huggingface.co/datasets/Qwen/ProcessBench), PRMBench "
     "(github.com/ssmisya/PRMBench), BIG-Bench-Mistake (github.com/WHGTyen/BIG-Bench-Mistake), and others"

@@ -1,1 +1,5 @@
-"""Exact algebra on the equations that a text asserts: notation, polynomials, and systems of statements that hold together or not."""
+"""Exact algebra on the equations that a text asserts: notation, polynomials, systems of statements, and the checker of rewriting."""
+
+from moe_bench.checkers.algebra.checker import AlgebraChecker
+
+__all__ = ["AlgebraChecker"]

@@ -18,7 +18,7 @@ from moe_bench.checkers.algebra.system import Relation
 
 _SENTENCE = re.compile(r"(?<=[.;?!])\s+|\n+|(?<=\S)\\\\(?=\s)")
 SUPPOSES = re.compile(
-    r"\b(?:if|suppos\w*|cases?|whenever|when|try|tries|trying|tried|guess\w*|consider\w*|either|otherwise|unless|or|"
+    r"\b(?:if|suppos\w*|cases?|whenever|when|try|tries|trying|tried|test|tests|testing|tested|check|checking|plug\w*|guess\w*|consider\w*|either|otherwise|unless|or|"
     r"would|could|might|may|possib\w*|imagin\w*|hypothe\w*|attempt\w*|option\w*|scenario|choosing|pick\w*|"
     r"respectively|letting|setting|plus or minus)\b|"
     r"\b(?:for|at)\s+[$\\(]*[a-zA-Z](?:_\w+)?\s*=|\\pm|±|\?|\\(?:text\s*\{\s*)?or\b|\\equiv|\\pmod|\\bmod|\bmod\b",
@@ -44,6 +44,10 @@ _NUMBERED = re.compile(
     re.I,
 )
 """Words that are told apart by a number after them."""
+
+
+_ADJACENT = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2}(?![A-Za-z])")
+"""Two letters side by side, which are digits side by side in a problem on digits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +98,32 @@ def symbols_of(texts: Sequence[str]) -> frozenset[str]:
         for run in mathematical_runs(tokens, ()):
             known |= {t.text for t in run if t.kind == "letter"}
     return frozenset(known)
+
+
+class Reading:
+    """How the letters of one text are to be read, and the sentences of its parts read so."""
+
+    def __init__(self, problem: str, steps: Sequence[str]) -> None:
+        texts = [problem, *steps]
+        self.functions, self.known = functions_of(texts), symbols_of(texts)
+        self._bound = bound_variables(texts)
+        self._digits = "digit" in problem
+        self.unclear = set(multiplication_sign(texts))
+        """Symbols whose statements are not used; a reader may add to them."""
+
+    def sentences(self, text: str, step: int) -> Iterator[Sentence]:
+        """The sentences of a part of the text, up to the program of a figure."""
+        return sentences_of(text.partition("[asy]")[0], step, self.functions, self.known)
+
+    def readable(self, sentence: Sentence) -> Iterator[Relation]:
+        """The relations of a sentence whose symbols have one meaning, and that are not of numbers alone."""
+        for relation in sentence.relations:
+            names = relation.difference.symbols
+            alone = {relation.left.symbol, relation.right.symbol} - {None}
+            if names & self.unclear or alone & self._bound or (self._digits and _ADJACENT.search(relation.text)):
+                continue
+            if names or relation.left.value is None or relation.right.value is None:
+                yield relation
 
 
 def split_sentences(text: str, step: int) -> Iterator[tuple[int, str, int]]:

@@ -45,12 +45,21 @@ class Relation:
         """Left - right."""
         return self.left - self.right
 
+    @property
+    def symbols(self) -> frozenset[str]:
+        """Names of the symbols on either side."""
+        return self.left.symbols | self.right.symbols
+
 
 @dataclass(frozen=True, kw_only=True)
 class Conflict:
     """What cannot all be true."""
 
     relations: frozenset[Relation]
+
+
+_Values = dict[str, tuple[Polynomial, frozenset[Relation]]]
+"""By symbol, what it comes to and the statements that say so."""
 
 
 @dataclass(kw_only=True)
@@ -84,6 +93,14 @@ class System:
         pairs = (_attempt([other, relation]) for other in reversed(self.relations))
         return next((pair for pair in pairs if pair is not None and relation in pair.relations), conflict)
 
+    def explain(self, relation: Relation) -> frozenset[Relation] | None:
+        """The statements that an equation follows from by linear combination, one alone where one is enough; None for none."""
+        for known in (*([other] for other in reversed(self.relations)), self.relations):
+            support = _follows(relation, known)
+            if support is not None:
+                return support
+        return None
+
     def forget(self, symbols: Collection[str]) -> None:
         """Leave out all that was said of symbols."""
         self.relations = [r for r in self.relations if not r.difference.symbols & set(symbols)]
@@ -97,9 +114,28 @@ def _attempt(relations: Sequence[Relation]) -> Conflict | None:
         return None
 
 
+def _follows(relation: Relation, known: Sequence[Relation]) -> frozenset[Relation] | None:
+    try:
+        solved = _rows([r for r in known if r.relation == "="])
+        if isinstance(solved, Conflict):
+            return None
+        form, support = _with_values(relation.difference, frozenset(), solved[1])
+        form, support = _reduce(form, support, solved[0])
+    except (TooLargeError, ZeroDivisionError):
+        return None
+    return support if _vanishes(form) and support else None
+
+
 def _solve(relations: Sequence[Relation]) -> Conflict | None:
-    equations = [r for r in relations if r.relation in {"=", "~"}]
-    values: dict[str, tuple[Polynomial, frozenset[Relation]]] = {}
+    solved = _rows([r for r in relations if r.relation in {"=", "~"}])
+    if isinstance(solved, Conflict):
+        return solved
+    return _check_inequalities([r for r in relations if r.relation not in {"=", "~"}], *solved)
+
+
+def _rows(equations: Sequence[Relation]) -> tuple[list[_Row], _Values] | Conflict:
+    """Equations in echelon form and the symbols whose value follows from them; or what contradicts what."""
+    values: _Values = {}
     for _ in range(_ROUNDS):
         rows: list[_Row] = []
         for equation in equations:
@@ -117,11 +153,11 @@ def _solve(relations: Sequence[Relation]) -> Conflict | None:
         if found.keys() <= values.keys():
             break
         values = {**found, **values}
-    return _check_inequalities([r for r in relations if r.relation not in {"=", "~"}], rows, values)
+    return rows, values
 
 
 def _with_values(
-    form: Polynomial, support: frozenset[Relation], values: dict[str, tuple[Polynomial, frozenset[Relation]]]
+    form: Polynomial, support: frozenset[Relation], values: _Values
 ) -> tuple[Polynomial, frozenset[Relation]]:
     """Form with known values put in, except into an equation that is the source of one."""
     used = {name: v for name, v in values.items() if name in form.symbols and not support & v[1]}
@@ -170,9 +206,9 @@ def _is_nonzero(form: Polynomial, support: frozenset[Relation]) -> bool:
     return abs(value) > (_ROUNDED if rounded else 1e-9) * size
 
 
-def _determined(rows: Sequence[_Row]) -> dict[str, tuple[Polynomial, frozenset[Relation]]]:
+def _determined(rows: Sequence[_Row]) -> _Values:
     """Symbols whose value follows, by working back from the last row."""
-    found: dict[str, tuple[Polynomial, frozenset[Relation]]] = {}
+    found: _Values = {}
     for row in reversed(rows):
         form, support = row.form, row.support
         for name, (value, source) in found.items():
@@ -185,9 +221,7 @@ def _determined(rows: Sequence[_Row]) -> dict[str, tuple[Polynomial, frozenset[R
     return found
 
 
-def _check_inequalities(
-    relations: Sequence[Relation], rows: Sequence[_Row], values: dict[str, tuple[Polynomial, frozenset[Relation]]]
-) -> Conflict | None:
+def _check_inequalities(relations: Sequence[Relation], rows: Sequence[_Row], values: _Values) -> Conflict | None:
     bounds: dict[str, list[tuple[str, Fraction, frozenset[Relation]]]] = {}
     for relation in relations:
         form, support = _with_values(relation.difference, frozenset({relation}), values)

@@ -29,7 +29,7 @@ class ArithmeticChecker:
     """
 
     name = "arithmetic"
-    version = 2
+    version = 3
 
     def check(self, problem: str, steps: Sequence[str]) -> Iterator[Finding]:
         """Findings on the calculations in the steps."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,6 +15,9 @@ from moe_bench.checkers.base import Status
 
 _BEGIN = {"number", "open", "fraction", "root"}
 _SIGN = {"equals", "about", "is"}
+_DASHES = frozenset("-−–")
+_WORD = re.compile(r"[A-Z]?[a-z]+(?:'[a-z]+)?")
+"""A word of a sentence; OP and h_a are parts of a formula."""
 
 
 @dataclass(frozen=True)
@@ -183,16 +187,12 @@ def _begins_a_phrase(part: list[Token], place: int, known: Mapping[str, Fraction
         return (
             token.text not in known
             and (is_unit(token) or token.text.lower() in STOP)
-            and not (token.glued and token.text[0] == "\\")
+            and not (
+                token.glued and (token.text[0] == "\\" or (following is not None and following.kind == "operator"))
+            )
         )
-    if token.kind in ("open", "operator"):  # "= 12 (since there are ...", "= 12 - so"
-        return (
-            token.text != "^"
-            and following is not None
-            and following.kind == "word"
-            and len(following.text) > 1
-            and following.text[0] != "\\"
-        )
+    if token.kind == "open" or token.text in _DASHES:  # "= 12 (since there are ...", "= 12 - so"
+        return following is not None and following.kind == "word" and _WORD.fullmatch(following.text) is not None
     return token.kind in ("close", "is", "relation")
 
 

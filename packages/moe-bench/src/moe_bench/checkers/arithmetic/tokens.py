@@ -49,6 +49,7 @@ _SPACED = re.compile(
 _PATTERNS = (
     ("mark", r"<<[^<>\n]*>>"),
     ("ordinal", r"\d+(?:st|nd|rd|th)\b"),
+    ("based", r"(?<![A-Za-z_\d])\d+_(?:\d+|\{[^{}]*\})"),
     (
         "number",
         r"(?<![A-Za-z_\d])\d{1,3}(?:(?:,|\{,\})\d{3})+(?!\d)(?:\.\d+)?|(?<![A-Za-z_\d])\d*\.\d+|(?<![A-Za-z_\d])\d+",
@@ -109,7 +110,8 @@ def tokenise(text: str, *, offset: int = 0) -> list[Token]:
         place = (begin, end + offset)
         if kind == "mark":
             continue
-        if kind == "number" and re.match(r"0\d", written):  # 0900 hours, and what a slip left of 16,0000
+        # 0900 hours, what a slip left of 16,0000, and 201_3, which is in another base
+        if (kind == "number" and re.match(r"0\d", written)) or kind == "based":
             found.append(Token("word", written, *place, glued=True))
         elif kind == "number":
             plain = written.replace("{,}", "").replace(",", "")

@@ -32,7 +32,7 @@ class ConsistencyChecker:
     """Contradictions between steps; see the module."""
 
     name = "consistency"
-    version = 1
+    version = 2
 
     def __init__(self, entailment: Entailment | None = None, *, threshold: float = 0.9) -> None:
         self.entailment = entailment

@@ -87,7 +87,7 @@ def _named(sentence: str, step: int, offset: int) -> Iterator[_Named]:
         name = found["name"]
         if "chain" in found.groupdict():
             last = _LAST.search(found["chain"].strip())
-            if last is None:
+            if last is None or _is_rule(found["chain"]):
                 continue
             value, unit = last["value"], last["unit"]
         else:
@@ -109,6 +109,12 @@ def _named(sentence: str, step: int, offset: int) -> Iterator[_Named]:
             span=(offset + found.start("name"), offset + len(sentence[: found.end()].rstrip())),
             text=" ".join(sentence[found.start("name") : found.end()].split()),
         )
+
+
+def _is_rule(chain: str) -> bool:
+    """Whether a name is first explained in words, "Final value = Initial value * Rate = ...": that may be used of one thing and another."""
+    first, _, rest = chain.partition("=")
+    return bool(rest) and len(re.findall(r"[A-Za-z]{3,}", first.replace("\\text", ""))) > 1
 
 
 def _about(a: Fraction, b: Fraction) -> bool:

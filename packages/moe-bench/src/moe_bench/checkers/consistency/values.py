@@ -7,14 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from fractions import Fraction
 
 from moe_bench.checkers.algebra.polynomials import Polynomial
-from moe_bench.checkers.algebra.statements import (
-    Sentence,
-    bound_variables,
-    functions_of,
-    multiplication_sign,
-    sentences_of,
-    symbols_of,
-)
+from moe_bench.checkers.algebra.statements import Reading
 from moe_bench.checkers.algebra.system import Conflict, Relation, System
 from moe_bench.checkers.base import Finding, Status
 from moe_bench.checkers.consistency.definitions import Definitions
@@ -29,40 +22,25 @@ _SETS = re.compile(
     re.I,
 )
 """Words of a problem whose equations are sets of points: those of two curves need not hold together."""
-_ADJACENT = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2}(?![A-Za-z])")
-"""Two letters side by side, which are digits side by side in a problem on digits."""
 
 
 def contradictions_of_values(problem: str, steps: Sequence[str]) -> Iterator[Finding]:
     """A finding for every statement that cannot be true together with the problem and earlier steps of its scope."""
-    texts = [problem, *steps]
-    functions, known, bound = functions_of(texts), symbols_of(texts), bound_variables(texts)
-    digits = "digit" in problem
-    unclear = set(multiplication_sign(texts))
-
-    def readable(sentence: Sentence) -> Iterator[Relation]:
-        for relation in sentence.relations:
-            names = relation.difference.symbols
-            alone = {relation.left.symbol, relation.right.symbol} - {None}
-            if names & unclear or alone & bound or (digits and _ADJACENT.search(relation.text)):
-                continue
-            if names or relation.left.value is None or relation.right.value is None:
-                yield relation
-
+    reading = Reading(problem, steps)
     givens, definitions = System(), Definitions()
-    for sentence in sentences_of(_without_drawing(problem), -1, functions, known):
+    for sentence in reading.sentences(problem, -1):
         if not _GIVEN_IN_CASES.search(sentence.text) and not _SETS.search(problem):
-            for relation in readable(sentence):
+            for relation in reading.readable(sentence):
                 if not definitions.learn(relation):
                     givens.add(relation)
     scope = System(list(givens.relations))
     several = set[str]().union(*(_with_several_roots(r) for r in givens.relations))
     for number, step in enumerate(steps):
-        for sentence in sentences_of(_without_drawing(step), number, functions, known):
+        for sentence in reading.sentences(step, number):
             if sentence.opens_scope:
                 scope = System(list(givens.relations))
                 continue
-            for relation in readable(sentence):
+            for relation in reading.readable(sentence):
                 several |= _with_several_roots(relation)
                 for value in definitions.values(relation):
                     scope.add(value)
@@ -71,19 +49,14 @@ def contradictions_of_values(problem: str, steps: Sequence[str]) -> Iterator[Fin
                     continue
                 others = conflict.relations - {relation}
                 if all(r.step == number for r in others):
-                    unclear |= relation.difference.symbols
+                    reading.unclear |= relation.difference.symbols
                 elif _is_update(relation, others):
                     scope.forget({relation.left.symbol or relation.right.symbol or ""})
                     scope.add(relation)
                 elif _is_other_root(relation, others, several):
-                    unclear |= relation.difference.symbols
-                elif len(others) < _MOST:
+                    reading.unclear |= relation.difference.symbols
+                elif len(others) < _MOST and not _is_formula_again(relation, others, steps):
                     yield _finding(relation, conflict)
-
-
-def _without_drawing(text: str) -> str:
-    """A text up to the program of a figure."""
-    return text.partition("[asy]")[0]
 
 
 def _is_update(relation: Relation, others: Collection[Relation]) -> bool:
@@ -95,6 +68,12 @@ def _is_update(relation: Relation, others: Collection[Relation]) -> bool:
     numbers = {Fraction(n) for n in re.findall(r"-?\d{1,60}(?:\.\d{1,60})?", relation.text.partition("=")[2])}
     old = {r.right.constant for r in others if r.left.symbol == relation.left.symbol}
     return len(numbers) > 1 and bool(numbers & old)
+
+
+def _is_formula_again(relation: Relation, others: Collection[Relation], steps: Sequence[str]) -> bool:
+    """Whether a formula is used of one thing and then of another: "Area = πr² = π 6²", "Area = πr² = π 8²"."""
+    named = all(r.step >= 0 and steps[r.step][: r.span[0]].rstrip().endswith("=") for r in (relation, *others))
+    return named and relation.left.symbol is None and all(r.left == relation.left for r in others)
 
 
 def _with_several_roots(relation: Relation) -> frozenset[str]:
