@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from moe_bench import BenchError
+from moe_bench.pairs import clustered_standard_error
 from moe_bench.stats import (
     Discordance,
     discordance,
@@ -23,7 +24,6 @@ from moe_bench.stats import (
     mcnemar_exact,
     minimum_detectable_difference,
     paired_difference_interval,
-    paired_standard_error,
     wilson_interval,
 )
 
@@ -107,8 +107,6 @@ def test_bad_pairs_are_refused() -> None:
         discordance([1, 0], [1])
     with pytest.raises(BenchError, match="not a proportion"):
         wilson_interval(3, 2)
-    with pytest.raises(BenchError, match="two pairs"):
-        paired_standard_error([1], [1])
 
 
 def test_discordance_counts() -> None:
@@ -130,7 +128,9 @@ def test_against_statsmodels_values_of_real_models() -> None:
         table = discordance(correct[a], correct[b])
         assert (table.only_a, table.only_b) == (values["a_only"], values["b_only"])
         assert mcnemar_exact(table) == pytest.approx(values["mcnemar_exact_p"], rel=1e-9)
-        assert paired_standard_error(correct[a], correct[b]) == pytest.approx(values["se_paired"], rel=1e-9)
+        differences = np.subtract(correct[b], correct[a], dtype=float)
+        error = clustered_standard_error(differences, np.ones(len(differences)))
+        assert error == pytest.approx(values["se_paired"], rel=1e-9)
         low, high = paired_difference_interval(table)
         assert low < values["diff"] < high
         assert (high - low) / 2 == pytest.approx(

@@ -9,14 +9,8 @@ from typing import Any
 
 from moe_bench.errors import BenchError
 from moe_bench.log import read_header, read_samples
-from moe_bench.stats import (
-    discordance,
-    equivalence_p_value,
-    holm,
-    mcnemar_exact,
-    minimum_detectable_difference,
-    paired_difference_interval,
-)
+from moe_bench.pairs import Answers, Pairs, pair
+from moe_bench.stats import holm
 
 SCHEMA = "moe-bench/comparison@1"
 VERDICTS = ("better", "worse", "equivalent", "not enough data")
@@ -34,9 +28,8 @@ class TaskComparison:
     """accuracy_b − accuracy_a."""
     ci_low: float
     ci_high: float
-    """Newcombe's interval of the difference, not adjusted for the number of tasks."""
+    """Interval of the difference, not adjusted for the number of tasks."""
     p_value: float
-    """Exact McNemar."""
     p_adjusted: float
     """Holm over the tasks."""
     verdict: str
@@ -49,14 +42,28 @@ class Comparison:
     name_a: str
     name_b: str
     n: int
+    """Items."""
+    answers_a: int
+    """Answers to each item in A."""
+    answers_b: int
+    score: str
+    """What several answers to an item come to, of `moe_bench.draws.SCORES`."""
+    cluster: str | None
+    """Key of the metadata by which items go together; None where each stands alone."""
+    units: int
+    """Items, or clusters of them: what the test takes for independent."""
     accuracy_a: float
     accuracy_b: float
+    """Mean scores over items."""
     only_a: int
-    """Items that A alone answered right."""
+    """Items on which A alone is right, or more often than B."""
     only_b: int
     difference: float
     ci_low: float
     ci_high: float
+    """Newcombe's interval where items are right or wrong, else the bootstrap's."""
+    test: str
+    """exact McNemar where items are right or wrong, else sign-flip permutation."""
     p_value: float
     p_equivalence: float
     """TOST on ±margin."""
@@ -75,7 +82,14 @@ class Comparison:
 
 
 def compare_runs(
-    run_a: Path, run_b: Path, *, tasks: Sequence[str] | None = None, alpha: float = 0.05, margin: float = 0.05
+    run_a: Path,
+    run_b: Path,
+    *,
+    tasks: Sequence[str] | None = None,
+    alpha: float = 0.05,
+    margin: float = 0.05,
+    score: str = "mean",
+    cluster: str | None = None,
 ) -> Comparison:
     """Compare run B with run A on the same items.
 
@@ -85,40 +99,49 @@ def compare_runs(
         tasks: compare the items of these tasks alone, and list them in this order; None compares all.
         alpha: level of every test and interval.
         margin: differences within ±margin count as equivalent when that can be shown.
+        score: what several answers to an item come to, of `moe_bench.draws.SCORES`.
+        cluster: key of the items' metadata: those with one value there are taken to go together.
 
     Raises:
         BenchError: when the runs cannot be paired: other items, another scorer, other generation limits, one
             unfinished, or a task in `tasks` that they do not have.
     """
-    samples_a, samples_b = _answers(run_a), _answers(run_b)
-    _refuse_unlike(run_a, run_b, samples_a, samples_b)
-    by_task = _ids_by_task(samples_a, tasks, run_a)
-    ids = [item for members in by_task.values() for item in members]
-    table = discordance([samples_a[i]["correct"] for i in ids], [samples_b[i]["correct"] for i in ids])
-    n = table.n
-    interval = paired_difference_interval(table, alpha=alpha)
-    p_value, p_same = mcnemar_exact(table), equivalence_p_value(table, margin=margin)
-    difference = (table.only_b - table.only_a) / n
+    answers_a, answers_b = _answers(run_a), _answers(run_b)
+    _refuse_unlike(run_a, run_b, answers_a, answers_b)
+    by_task = _ids_by_task(answers_a, tasks, run_a)
+    pairs = pair(
+        answers_a, answers_b, [item for members in by_task.values() for item in members], score=score, cluster=cluster
+    )
+    p_value, p_same = pairs.p_value, pairs.equivalence(margin=margin)
+    (mean_a, mean_b), (only_a, only_b) = pairs.means, pairs.ahead
+    interval = pairs.interval(alpha=alpha)
+    each = {
+        task: pair(answers_a, answers_b, members, score=score, cluster=cluster) for task, members in by_task.items()
+    }
     return Comparison(
         name_a=str(read_header(run_a)["model"]),
         name_b=str(read_header(run_b)["model"]),
-        n=n,
-        accuracy_a=(table.both + table.only_a) / n,
-        accuracy_b=(table.both + table.only_b) / n,
-        only_a=table.only_a,
-        only_b=table.only_b,
-        difference=difference,
+        n=pairs.n,
+        answers_a=len(next(iter(answers_a.values()))),
+        answers_b=len(next(iter(answers_b.values()))),
+        score=score,
+        cluster=cluster,
+        units=pairs.units,
+        accuracy_a=mean_a,
+        accuracy_b=mean_b,
+        only_a=only_a,
+        only_b=only_b,
+        difference=mean_b - mean_a,
         ci_low=interval.low,
         ci_high=interval.high,
+        test=pairs.test,
         p_value=p_value,
         p_equivalence=p_same,
         alpha=alpha,
         margin=margin,
-        detectable=minimum_detectable_difference(n, discordant=(table.only_a + table.only_b) / n, alpha=alpha)
-        if table.only_a + table.only_b
-        else None,
-        verdict=verdict(difference, p_value, p_same, alpha=alpha),
-        tasks=_by_task(by_task, samples_a, samples_b, alpha=alpha, margin=margin),
+        detectable=pairs.detectable(alpha=alpha),
+        verdict=verdict(mean_b - mean_a, p_value, p_same, alpha=alpha),
+        tasks=_by_task(each, alpha=alpha, margin=margin),
     )
 
 
@@ -129,18 +152,19 @@ def verdict(difference: float, p_value: float, p_equivalence: float, *, alpha: f
     return "equivalent" if p_equivalence <= alpha else "not enough data"
 
 
-def _answers(run: Path) -> dict[str, dict[str, Any]]:
-    header, found = read_header(run), read_samples(run)
-    samples = {sample["id"]: sample for sample in found}
-    if len(found) > len(samples):
-        raise BenchError(f"run {run}: has several answers to an item; only runs with one answer to each are compared")
-    asked = header["items"]["count"]
-    if len(samples) != asked:
-        raise BenchError(f"run {run}: {len(samples)} of its {asked} items are answered; finish it first")
-    return samples
+def _answers(run: Path) -> dict[str, list[dict[str, Any]]]:
+    header, answers = read_header(run), dict[str, list[dict[str, Any]]]()
+    for sample in read_samples(run):
+        answers.setdefault(sample["id"], []).append(sample)
+    asked, each = header["items"]["count"], header["settings"].get("samples", 1)
+    done = sum(map(len, answers.values()))
+    if len(answers) != asked or any(len(found) != each for found in answers.values()):
+        what = "items are answered" if each == 1 else f"items, {each} answers to each, are answered {done} times"
+        raise BenchError(f"run {run}: {len(answers)} of its {asked} {what}; finish it first")
+    return answers
 
 
-def _refuse_unlike(run_a: Path, run_b: Path, a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
+def _refuse_unlike(run_a: Path, run_b: Path, a: Answers, b: Answers) -> None:
     header_a, header_b = read_header(run_a), read_header(run_b)
     if header_a["scorer"] != header_b["scorer"]:
         raise BenchError(
@@ -159,10 +183,10 @@ def _refuse_unlike(run_a: Path, run_b: Path, a: Mapping[str, Any], b: Mapping[st
             )
 
 
-def _ids_by_task(samples: Mapping[str, dict[str, Any]], tasks: Sequence[str] | None, run: Path) -> dict[str, list[str]]:
+def _ids_by_task(answers: Answers, tasks: Sequence[str] | None, run: Path) -> dict[str, list[str]]:
     ids: dict[str, list[str]] = {}
-    for item, sample in samples.items():
-        ids.setdefault(sample["task"], []).append(item)
+    for item, found in answers.items():
+        ids.setdefault(found[0]["task"], []).append(item)
     if tasks is None:
         return dict(sorted(ids.items()))
     missing = [task for task in tasks if task not in ids]
@@ -173,35 +197,18 @@ def _ids_by_task(samples: Mapping[str, dict[str, Any]], tasks: Sequence[str] | N
     return {task: ids[task] for task in tasks}
 
 
-def _by_task(
-    ids: Mapping[str, Sequence[str]],
-    a: Mapping[str, dict[str, Any]],
-    b: Mapping[str, dict[str, Any]],
-    *,
-    alpha: float,
-    margin: float,
-) -> tuple[TaskComparison, ...]:
-    tables = {
-        task: discordance([a[i]["correct"] for i in members], [b[i]["correct"] for i in members])
-        for task, members in ids.items()
-    }
-    p_values = {task: mcnemar_exact(table) for task, table in tables.items()}
-    adjusted = dict(zip(tables, holm(list(p_values.values())), strict=True))
-    rows: Sequence[TaskComparison] = [
-        TaskComparison(
-            task=task,
-            n=table.n,
-            accuracy_a=(table.both + table.only_a) / table.n,
-            accuracy_b=(table.both + table.only_b) / table.n,
-            difference=(table.only_b - table.only_a) / table.n,
-            ci_low=paired_difference_interval(table, alpha=alpha).low,
-            ci_high=paired_difference_interval(table, alpha=alpha).high,
-            p_value=p_values[task],
-            p_adjusted=adjusted[task],
-            verdict=verdict(
-                table.only_b - table.only_a, adjusted[task], equivalence_p_value(table, margin=margin), alpha=alpha
-            ),
-        )
-        for task, table in tables.items()
-    ]
+def _by_task(each: Mapping[str, Pairs], *, alpha: float, margin: float) -> tuple[TaskComparison, ...]:
+    p_values = {task: pairs.p_value for task, pairs in each.items()}
+    adjusted = dict(zip(each, holm(list(p_values.values())), strict=True))
+    rows = []
+    for task, pairs in each.items():
+        mean_a, mean_b = pairs.means
+        interval = pairs.interval(alpha=alpha)
+        found = verdict(mean_b - mean_a, adjusted[task], pairs.equivalence(margin=margin), alpha=alpha)
+        rows.append(
+            TaskComparison(
+                task=task, n=pairs.n, accuracy_a=mean_a, accuracy_b=mean_b, difference=mean_b - mean_a, ci_low=interval.low,
+                ci_high=interval.high, p_value=p_values[task], p_adjusted=adjusted[task], verdict=found,
+            )
+        )  # fmt: skip
     return tuple(rows)

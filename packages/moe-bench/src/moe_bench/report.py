@@ -49,21 +49,41 @@ def render_comparison(console: Console, comparison: Comparison) -> None:
     console.print(table)
     lines = Text.assemble(
         (c.verdict, f"bold {_COLOURS[c.verdict]}"),
-        f": {100 * c.accuracy_a:.1f} % → {100 * c.accuracy_b:.1f} % right on {c.n} items, "
+        f": {100 * c.accuracy_a:.1f} % → {100 * c.accuracy_b:.1f} % right on {c.n} items{_drawn(c)}, "
         f"{100 * c.difference:+.1f} points ({level} interval {100 * c.ci_low:+.1f} to {100 * c.ci_high:+.1f}), "
-        f"exact McNemar p = {p_text(c.p_value)}\n",
+        f"{c.test} p = {p_text(c.p_value)}\n",
         (
-            f"{c.only_b} items became right, {c.only_a} became wrong; {_power(c)}; equivalent means within ±{100 * c.margin:.0f} points",
+            f"{_turned(c)}; {_power(c)}; equivalent means within ±{100 * c.margin:.0f} points",
             "dim",
         ),
     )
     console.print(Panel(lines, title=f"{c.name_a} → {c.name_b}", title_align="left", border_style=_COLOURS[c.verdict]))
 
 
+def _drawn(c: Comparison) -> str:
+    """How many answers there are to an item, and which items go together, where that is not one and none."""
+    drawn = ""
+    if (c.answers_a, c.answers_b) != (1, 1):
+        counts = str(c.answers_a) if c.answers_a == c.answers_b else f"{c.answers_a} and {c.answers_b}"
+        drawn = f" by {'the mean' if c.score == 'mean' else c.score} of {counts} answers"
+    return drawn + (f", those of one {c.cluster} together ({c.units} clusters)" if c.cluster else "")
+
+
+def _turned(c: Comparison) -> str:
+    if c.test == "exact McNemar":
+        return f"{c.only_b} items became right, {c.only_a} became wrong"
+    return f"{c.only_b} items are right more often, {c.only_a} less often"
+
+
 def _power(c: Comparison) -> str:
-    if c.detectable is None:
+    if c.detectable is not None:
+        return f"a true difference of {100 * c.detectable:.1f} points would have been found with 80 % power"
+    if c.test == "exact McNemar":
         return "the two disagree too rarely to show any difference at 80 % power"
-    return f"a true difference of {100 * c.detectable:.1f} points would have been found with 80 % power"
+    least = 2 * 0.5**c.units
+    if least > c.alpha:
+        return f"{c.units} clusters cannot give a p-value below {p_text(least)}, whatever the difference"
+    return "the differences are all the same, so what these items could show is not known"
 
 
 def render_run(console: Console, header: dict[str, Any], samples: Sequence[dict[str, Any]]) -> None:
@@ -75,6 +95,7 @@ def render_run(console: Console, header: dict[str, Any], samples: Sequence[dict[
         "items",
         *(["answers"] if several else []),
         "right",
+        *(["any", "majority"] if several else []),
         "95 % interval",
         "cut off",
         "tokens",
@@ -91,6 +112,7 @@ def render_run(console: Console, header: dict[str, Any], samples: Sequence[dict[
             str(items),
             *([str(len(rows))] if several else []),
             bar(sum(s["correct"] for s in rows) / len(rows), "blue"),
+            *([f"{_mean_score(rows, score):.0%}" for score in ("any", "majority")] if several else []),
             f"{low:.0%} to {high:.0%}",
             str(sum(not s["ended"] for s in rows)),
             f"{sum(counted) / len(counted):.0f}" if counted else "not said",
@@ -102,6 +124,16 @@ def render_run(console: Console, header: dict[str, Any], samples: Sequence[dict[
         console.print(f"[yellow]plug-in {name} cannot be used:[/] {reason}", highlight=False)
     if header.get("settings", {}).get("not_applied"):
         console.print(f"[dim]of the model's generation_config not applied: {header['settings']['not_applied']}[/]")
+
+
+def _mean_score(rows: Sequence[dict[str, Any]], score: str) -> float:
+    """Mean over items of what their answers come to."""
+    from moe_bench.draws import score_of
+
+    by_item: dict[str, list[dict[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: row.get("sample", 0)):
+        by_item.setdefault(row["id"], []).append(row)
+    return sum(score_of(answers, score) for answers in by_item.values()) / len(by_item)
 
 
 def _render_breakdown(console: Console, samples: Sequence[dict[str, Any]]) -> None:

@@ -140,11 +140,3 @@ def minimum_detectable_difference(
         )
 
     return float(brentq(excess, 0.0, discordant)) if excess(discordant) > 0 else None
-
-
-def paired_standard_error(scores_a: ArrayLike, scores_b: ArrayLike) -> float:
-    """Standard error of the mean paired difference: sample standard deviation of the differences over √n."""
-    difference = np.asarray(scores_b, dtype=float) - np.asarray(scores_a, dtype=float)
-    if difference.size < 2:
-        raise BenchError("a standard error needs at least two pairs")
-    return float(difference.std(ddof=1) / math.sqrt(difference.size))

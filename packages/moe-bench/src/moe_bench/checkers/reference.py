@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import combinations
 
+from moe_bench.checkers.algebra import AlgebraChecker
 from moe_bench.checkers.arithmetic import ArithmeticChecker
 from moe_bench.checkers.arithmetic.claims import Claim, claims
 from moe_bench.checkers.arithmetic.comparison import shown
@@ -51,7 +52,7 @@ def locate(problem: str, steps: Sequence[str], *, answer: str, solution: str, ki
     from moe_bench.answers import extract_answer, infer_kind, judge
 
     kind = kind or infer_kind(answer)
-    wrong = assess(problem, steps, [ArithmeticChecker()])
+    wrong = assess(problem, steps, [ArithmeticChecker(), AlgebraChecker()])
     certain = wrong.first_invalid
     if certain is not None:
         return Located(first_error=certain, reason=wrong.steps[certain].reason)

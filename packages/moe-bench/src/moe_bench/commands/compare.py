@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from moe_bench.commands import FOLDER, mendable
+from moe_bench.draws import SCORES
 
 
 @click.command()
@@ -28,13 +29,30 @@ from moe_bench.commands import FOLDER, mendable
     type=click.Choice(["better", "equivalent"]),
     help="Exit 1 unless the verdict is this (better passes both).",
 )
+@click.option(
+    "--score",
+    default="mean",
+    show_default=True,
+    type=click.Choice(SCORES),
+    help="What several answers to an item come to.",
+)
+@click.option("--cluster", metavar="KEY", help="Items with the same value of KEY in their metadata go together.")
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
 @mendable
-def compare(run_a: Path, run_b: Path, alpha: float, margin: float, require: str | None, as_json: bool) -> None:
+def compare(
+    run_a: Path,
+    run_b: Path,
+    alpha: float,
+    margin: float,
+    require: str | None,
+    score: str,
+    cluster: str | None,
+    as_json: bool,
+) -> None:
     """Compare RUN_B with the baseline RUN_A, item by item. The exit code is 1 when B is worse."""
     from moe_bench.compare import compare_runs
 
-    comparison = compare_runs(run_a, run_b, alpha=alpha, margin=margin)
+    comparison = compare_runs(run_a, run_b, alpha=alpha, margin=margin, score=score, cluster=cluster)
     if as_json:
         click.echo(json.dumps(comparison.to_dict(), indent=1))
     else:
