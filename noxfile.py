@@ -35,7 +35,7 @@ def install_packages(session: nox.Session, *extras: str) -> None:
     known = {
         "moe-memprof": {"torch", "test"},
         "moe-router": {"test"},
-        "moe-bench": {"hf", "math", "test"},
+        "moe-bench": {"hf", "hub", "math", "test"},
         "moe-train": {"deepspeed", "quantise", "test"},
     }
     arguments: list[str] = []
@@ -85,8 +85,8 @@ def tests(session: nox.Session, package: str) -> None:
     if package == "moe-train":
         install_packages(session, "test", "hf", "torch", "deepspeed", "quantise")
     else:
-        # Expressions are compared by a library there; the path without it has tests that hide it.
-        extras = "math,test" if package == "moe-bench" else "test"
+        # Expressions are compared, and the Hub's sets read, by libraries there; the paths without them have tests that hide them.
+        extras = "hub,math,test" if package == "moe-bench" else "test"
         install(session, "-e", f"{folder}[{extras}]")
     ignored = [f"--ignore={path}" for path in WITH_TORCH if path.startswith(folder + "/")]
     run_pytest(session, package, f"{folder}/tests", *ignored)
@@ -95,7 +95,7 @@ def tests(session: nox.Session, package: str) -> None:
 @nox.session
 def integration(session: nox.Session) -> None:
     """The packages together: boundaries, documents, end to end; and the parts of two of them that use torch where it is."""
-    install_packages(session, "test", "hf", "math", "torch", "quantise")
+    install_packages(session, "test", "hf", "hub", "math", "torch", "quantise")
     run_pytest(session, "integration", "tests", *WITH_TORCH)
 
 

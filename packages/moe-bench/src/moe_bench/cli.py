@@ -8,6 +8,7 @@ from moe_bench import __version__
 from moe_bench.commands.check import check
 from moe_bench.commands.compare import compare
 from moe_bench.commands.datasets import datasets
+from moe_bench.commands.fetch import fetch
 from moe_bench.commands.plan import plan
 from moe_bench.commands.run import run
 from moe_bench.commands.selftest import selftest
@@ -26,6 +27,7 @@ main.add_command(run)
 main.add_command(show)
 main.add_command(suites)
 main.add_command(datasets)
+main.add_command(fetch)
 main.add_command(compare)
 main.add_command(plan)
 main.add_command(check)

@@ -17,7 +17,7 @@ SCHEMA = "moe-bench/datasets@1"
 def datasets(as_json: bool) -> None:
     """The published sets that `run --data NAME:FILE` reads, and one's own tables.
 
-    Files are read where they lie; nothing is downloaded.
+    Files are read where they lie; `moe-bench fetch` writes one from a set of the Hugging Face Hub.
     """
     from moe_bench.datasets import DATASETS
 
