@@ -36,7 +36,7 @@ def install_packages(session: nox.Session, *extras: str) -> None:
         "moe-memprof": {"torch", "test"},
         "moe-router": {"test"},
         "moe-bench": {"hf", "hub", "math", "test"},
-        "moe-train": {"deepspeed", "quantise", "test"},
+        "moe-train": {"deepspeed", "kernels", "quantise", "test"},
     }
     arguments: list[str] = []
     for name in PACKAGES:
@@ -83,7 +83,7 @@ def tests(session: nox.Session, package: str) -> None:
     """One package's tests with that package's dependencies alone."""
     folder = f"packages/{package}"
     if package == "moe-train":
-        install_packages(session, "test", "hf", "torch", "deepspeed", "quantise")
+        install_packages(session, "test", "hf", "torch", "deepspeed", "kernels", "quantise")
     else:
         # Expressions are compared, and the Hub's sets read, by libraries there; the paths without them have tests that hide them.
         extras = "hub,math,test" if package == "moe-bench" else "test"

@@ -37,6 +37,7 @@ from moe_train.data import Batch
 from moe_train.experts import expert_lora_config
 from moe_train.experts.forward import is_dispatched
 from moe_train.experts.quantizer import MoeQuantizationConfig, quantise_stack, quantised_stacks
+from moe_train.experts.kernels import CHOICES
 from moe_train.loss import after_head, completion_loss
 from moe_train.replay import RoutingReplay
 
@@ -247,6 +248,7 @@ def run(name: str, a: argparse.Namespace, room: int) -> dict[str, Any]:
             "highest": max(ratios),
         }
     row["skipped"] = skipped
+    row["kernels"] = CHOICES.to_dict()["products"]
     return row
 
 

@@ -110,7 +110,7 @@ HOWS = st.builds(
 ).map(lambda h: replace(h, rank=0, adapts_attention=False, adapts_experts=False, linear_bits=0) if h.base_trains else h)  # fmt: skip
 TASKS = st.builds(
     Task,
-    loss=st.sampled_from(["stock", "completion", "chunked"]), wanted=st.just(20),
+    loss=st.sampled_from(["stock", "completion", "chunked", "liger"]), wanted=st.just(20),
     checkpointing=st.sampled_from(["none", "non-reentrant", "reentrant"]), accumulating=st.booleans(),
 )  # fmt: skip
 

@@ -164,7 +164,13 @@ def candidates(spec: RunSpec) -> list[Change]:
         "one kernel instead of a loop",
     )
     offer(spec.attention == "eager", "fused attention", "attention=sdpa", 0.9, "the score matrix is never kept")
-    offer(spec.loss != "chunked", "a chunked loss", "loss=chunked", 1.01, f"logits of {CHUNK} positions at a time")
+    offer(
+        spec.loss not in {"chunked", "liger"},
+        "a chunked loss",
+        "loss=chunked",
+        1.01,
+        f"logits of {CHUNK} positions at a time",
+    )
     offer(
         spec.method != "full" and spec.lora_experts and spec.expert_lora == "peft",
         "grouped expert LoRA", "expert_lora=grouped", 0.9, "PEFT builds W + ΔW of every expert, in every layer",

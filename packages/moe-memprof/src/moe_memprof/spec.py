@@ -19,7 +19,7 @@ Optimizer = Literal[
     "adamw", "adamw_fused", "adamw_8bit", "paged_adamw_8bit", "paged_adamw", "adafactor", "sgd", "sgd_momentum", "lion", "lion_8bit"
 ]  # fmt: skip
 Checkpointing = Literal["none", "non-reentrant", "reentrant"]
-Loss = Literal["completion", "stock", "chunked"]
+Loss = Literal["completion", "stock", "chunked", "liger"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +62,10 @@ class RunSpec:
     padded: bool = False
     """Rows of different lengths: a mask is built, and keys and values are repeated to all heads."""
     loss: Loss = "completion"
-    """completion: logits of all positions, the wanted ones upcast; stock: transformers' own, all upcast; chunked: never all at once."""
+    """completion: logits of all positions, the wanted ones upcast; stock: transformers' own, all upcast; chunked: 256 rows
+    at a time; liger: in liger-kernel's own chunks."""
     loss_share: float = 1.0
-    """Share of the positions on which a loss is taken (completion and chunked)."""
+    """Share of the positions on which a loss is taken (all but stock)."""
     attention: Literal["sdpa", "eager"] = "sdpa"
     experts: Literal["grouped_mm", "eager", "batched_mm"] = "grouped_mm"
     """transformers' experts_implementation."""

@@ -86,9 +86,10 @@ class TrainingConfig(_Section):
     """Samples in one optimizer step. It is yours: memory never changes it."""
     micro_batch_tokens: int = Field(default=4096, ge=8)
     """Most padded tokens in one forward pass. It changes speed and memory, never what is learned."""
-    loss: Literal["auto", "chunked", "whole"] = "auto"
-    """`chunked` holds the logits of 256 completion tokens at a time, `whole` those of every position. `auto`: chunked where the model's
-    head can be run by itself, which is tried when it is loaded."""
+    loss: Literal["auto", "chunked", "whole", "liger"] = "auto"
+    """`chunked` holds the logits of 256 completion tokens at a time, `whole` those of every position, `liger` leaves it to liger-kernel on
+    a CUDA GPU (`pip install 'moe-train[kernels]'`). `auto`: chunked where the model's head can be run by itself, which is tried when it
+    is loaded."""
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
     """torch's AdamW, or bitsandbytes' with its states in 8 bits, `paged` with them in memory that a GPU may give up for a while."""
     learning_rate: float = Field(default=1e-4, gt=0)

@@ -9,9 +9,12 @@ B samples, S tokens, H hidden size, V vocabulary, W rows with a loss.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +32,27 @@ if TYPE_CHECKING:
 CHUNK = 256
 """Rows whose logits are there together."""
 
-After = Callable[[Tensor], Tensor]
-"""What a model does to its head's output before it calls it logits."""
+
+@dataclass(frozen=True)
+class After:
+    """What a model does to its head's output before it calls it logits, and who takes the loss of it."""
+
+    does: Literal["nothing", "cap", "divide", "multiply"] = "nothing"
+    value: float = 1.0
+    """The cap, divisor or factor."""
+    fused: bool = False
+    """Whether liger-kernel makes logits, loss and gradients in its own chunks on the GPU."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The logits."""
+        match self.does:
+            case "cap":
+                return torch.tanh(x / self.value) * self.value
+            case "divide":
+                return x / self.value
+            case "multiply":
+                return x * self.value
+        return x
 
 
 def after_head(model: PreTrainedModel) -> After | None:
@@ -74,23 +96,42 @@ def loss_of(config: RunConfig, loaded: LoadedModel) -> After | None:
     """What a run's loss is taken with: `after_head` for one in chunks, None for all logits at once.
 
     Raises:
-        TrainError: where chunks are asked for and this model's head cannot be run by itself.
+        TrainError: where chunks are asked for and this model's head cannot be run by itself, or liger-kernel and it cannot take it.
     """
-    if config.training.loss == "chunked" and loaded.after is None:
+    asked = config.training.loss
+    if asked in {"chunked", "liger"} and loaded.after is None:
         raise TrainError(
-            f"training.loss=chunked: what {type(loaded.model).__name__} does after its head cannot be told; leave it at auto"
+            f"training.loss={asked}: what {type(loaded.model).__name__} does after its head cannot be told; leave it at auto"
         )
-    return None if config.training.loss == "whole" else loaded.after
+    if asked == "liger" and loaded.after is not None:
+        if problem := _not_for_liger(loaded.model, loaded.after):
+            raise TrainError(f"training.loss=liger: {problem}")
+        return replace(loaded.after, fused=True)
+    return None if asked == "whole" else loaded.after
+
+
+def _not_for_liger(model: PreTrainedModel, after: After) -> str:
+    """Why liger-kernel cannot take this model's loss; empty where it can."""
+    if model.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        return f"its kernels need a CUDA GPU, and the model is on {model.device.type}; leave it at auto"
+    if find_spec("liger_kernel") is None:
+        return "needs liger-kernel; pip install 'moe-train[kernels]'"
+    head = model.get_output_embeddings()
+    if type(head).forward is not nn.Linear.forward or not head.weight.is_floating_point():
+        return f"the head is a {type(head).__name__}, and it knows dense linear ones; leave it at auto"
+    if after.does != "nothing":
+        return f"{type(model).__name__} caps or scales its logits, which is not proved with it; leave it at auto"
+    return ""
 
 
 def _candidates(config: Any) -> Iterator[After]:
-    yield lambda x: x
-    if cap := getattr(config, "final_logit_softcapping", None):
-        yield lambda x: torch.tanh(x / cap) * cap
-    if divisor := getattr(config, "logits_scaling", None):
-        yield lambda x: x / divisor
-    if factor := getattr(config, "logit_scale", None):
-        yield lambda x: x * factor
+    yield After()
+    names: Mapping[str, Literal["cap", "divide", "multiply"]] = {
+        "final_logit_softcapping": "cap", "logits_scaling": "divide", "logit_scale": "multiply",
+    }  # fmt: skip
+    for name, does in names.items():
+        if value := getattr(config, name, None):
+            yield After(does, value)
 
 
 @contextmanager
@@ -121,8 +162,22 @@ def completion_loss(model: nn.Module, batch: Batch, *, after: After | None = Non
     if after is None:
         return functional.cross_entropy(rows_WX.float(), labels_W, reduction="sum")
     head = _head_of(model)
+    if after.fused:
+        return _by_liger(rows_WX, labels_W, head)
     trains = [p for p in head.parameters() if p.requires_grad]
     total: Tensor = _Chunked.apply(rows_WX, labels_W, head, after, *trains)  # type: ignore[no-untyped-call]
+    return total
+
+
+def _by_liger(rows_WH: Tensor, labels_W: Tensor, head: Any) -> Tensor:
+    """The summed loss by liger-kernel's fused linear cross-entropy (arXiv:2410.10989), the head's gradient added up in fp32."""
+    from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
+
+    if not len(rows_WH):
+        return rows_WH.sum().float()  # nothing, with a gradient of nothing
+    total: Tensor = liger_fused_linear_cross_entropy(
+        rows_WH, head.weight, labels_W, bias=head.bias, reduction="sum", accum_dtype=torch.float32
+    )
     return total
 
 

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from moe_memprof import Estimate
     from moe_memprof.measure import StepMemory
     from moe_memprof.receipts import Receipt
+    from moe_memprof.spec import Loss
     from moe_train.config import RunConfig
+    from moe_train.loss import After
     from moe_train.model import LoadedModel
     from moe_train.prepare import Data
 
@@ -66,6 +68,12 @@ def largest_micro_batch(
     return best
 
 
+def _loss_of_plan(after: After | None) -> Loss:
+    if after is None:
+        return "completion"
+    return "liger" if after.fused else "chunked"
+
+
 def _padded(group: Sequence[Sample]) -> int:
     return len(group) * max((len(s.ids) for s in group), default=0)
 
@@ -105,7 +113,7 @@ def _estimate(
             double_quant=config.quantisation.double,
             quantise_experts=config.quantisation.weights != "none",
             expert_lora=_expert_lora(config, loaded),
-            loss="completion" if loss_of(config, loaded) is None else "chunked",
+            loss=_loss_of_plan(loss_of(config, loaded)),
             dtype=str(loaded.model.dtype).removeprefix("torch."),
             lora_rank=config.lora.rank,
             lora_attention=config.lora.attention,

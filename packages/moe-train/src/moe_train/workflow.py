@@ -19,6 +19,7 @@ from moe_train.config import RunConfig, dump_config, load_config
 from moe_train.data import Sample
 from moe_train.errors import TrainError
 from moe_train.evaluate import LOSS_SCHEMA, LossComparison, answer_items, compare_losses, load_losses, ready_to_generate
+from moe_train.experts.kernels import CHOICES
 from moe_train.files import disk_errors, keep_lines, read_json, read_jsonl, write_folder, write_json, write_text
 from moe_train.loss import loss_of
 from moe_train.memory import MemoryPlan, check_fits, plan_memory, write_receipt
@@ -239,6 +240,9 @@ def _train(r: _Run, model: nn.Module, tracker: MemoryTracker) -> None:
     balancer = make_balancer(r.config, model) if r.loaded.moe_layers else None
     after = loss_of(r.config, r.loaded)
     trainer = Trainer(model, r.data.train, r.config, r.run, balancer=balancer, pad_id=r.loaded.pad_id, after=after)
+    record = r.run / "kernels.json"
+    if record.is_file():
+        CHOICES.take(read_json(record))
     try:
         done = trainer.restore()
         steps = r.config.training.steps
@@ -256,6 +260,8 @@ def _train(r: _Run, model: nn.Module, tracker: MemoryTracker) -> None:
         with r.stage("train", tracker), r.screen.training(steps=steps, done=done) as on_step:
             trainer.train(on_step=on_step, around_step=around)
     finally:
+        if CHOICES.measured:
+            write_json(record, CHOICES.to_dict())
         if balancer is not None:
             balancer.close()
 

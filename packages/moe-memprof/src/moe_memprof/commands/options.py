@@ -40,8 +40,8 @@ _RUN = (
     click.option("--seq", "length", default=2048, show_default=True, type=_POSITIVE, help="Padded tokens of a sequence."),
     click.option("--accum", "accumulation", default=1, show_default=True, type=_POSITIVE, help="Micro-batches in a step."),
     click.option("--padded", is_flag=True, help="Rows of different lengths, so that a mask is built."),
-    click.option("--loss", type=click.Choice(["completion", "stock", "chunked"]), default="stock", show_default=True,
-                 help="stock: transformers' own; completion: only wanted positions upcast; chunked: never all logits."),
+    click.option("--loss", type=click.Choice(["completion", "stock", "chunked", "liger"]), default="stock", show_default=True,
+                 help="stock: transformers' own; completion: only wanted positions upcast; chunked, liger: never all logits."),
     click.option("--loss-share", default=1.0, show_default=True, type=float, help="Share of the positions with a loss."),
     click.option("--optimizer", default="adamw_fused", show_default=True, type=click.Choice([
         "adamw", "adamw_fused", "adamw_8bit", "paged_adamw_8bit", "paged_adamw", "adafactor", "sgd", "sgd_momentum", "lion", "lion_8bit",

@@ -62,7 +62,7 @@ class Moment:
 class Task:
     """What surrounds the layers."""
 
-    loss: Literal["completion", "stock", "chunked"] = "completion"
+    loss: Literal["completion", "stock", "chunked", "liger"] = "completion"
     wanted: int = 0
     """Positions with a loss."""
     checkpointing: Literal["none", "non-reentrant", "reentrant"] = "none"
@@ -228,7 +228,7 @@ def _embed(m: Memory, how: How, model: Model, *, grad: bool) -> Tensor:
 def _head(m: Memory, how: How, model: Model, task: Task, x: Tensor) -> Tensor:
     """Logits, log-softmax in fp32 and the loss."""
     head = weight(m, model.vocabulary * how.hidden, how.width, trains=how.base_trains)
-    if task.loss == "chunked":
+    if task.loss in {"chunked", "liger"}:
         return _chunked(m, how, model, task, x, head)
     with m.labelled("logits"):
         logits = matmul(m, x, head, how.tokens)
@@ -262,9 +262,17 @@ CHUNK = 256
 """Rows whose logits are alive together in a chunked loss, as moe-train does it."""
 
 
+def liger_rows(wanted: int, vocabulary: int, hidden: int) -> int:
+    """Rows of a chunk of liger-kernel's fused linear cross-entropy: about as many numbers as the hidden states of all rows (0.8)."""
+    each = -(-wanted // -(-vocabulary // hidden))
+    return min(wanted, 1 << (each - 1).bit_length())
+
+
 def _chunked(m: Memory, how: How, model: Model, task: Task, x: Tensor, head: Tensor) -> Tensor:
     """Logits of some rows at a time, with their gradient at once: what is kept is the gradient of the rows' hidden states."""
-    rows = min(CHUNK, task.wanted)
+    rows, copies = min(CHUNK, task.wanted), [F32] * 3
+    if task.loss == "liger":
+        rows, copies = liger_rows(task.wanted, model.vocabulary, how.hidden), [how.width]
     hidden, trains, size, width = task.wanted * how.hidden, head.needs_grad, x.elements, how.width
     with m.labelled("loss"):
         chosen = record(m, (hidden, width), [x], lambda _g, _s: [fresh(m, size, width)])
@@ -272,7 +280,8 @@ def _chunked(m: Memory, how: How, model: Model, task: Task, x: Tensor, head: Ten
         for_head = fresh(m, head.elements, F32) if trains else None
         with m.labelled("logits"):
             # Log-softmax, the gradient of the likelihoods and that of the logits: more than the logits and their copy in fp32 before.
-            chunk = [fresh(m, rows * model.vocabulary, F32) for _ in range(3)]
+            # Liger's kernel writes the gradient where the logits were.
+            chunk = [fresh(m, rows * model.vocabulary, bytes_each) for bytes_each in copies]
         del chunk
         saved = [for_hidden] + ([for_head] if for_head is not None else [])
         del for_hidden, for_head

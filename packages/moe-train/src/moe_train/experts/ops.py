@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moe_train.experts.stacks import Stack
+from moe_train.experts import kernels
+from moe_train.experts.stacks import Nf4Stack, Stack
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ class _ByExpert(torch.autograd.Function):
 
 
 class _Grouped(torch.autograd.Function):
-    """All experts in one grouped product: bfloat16 on a GPU. A quantised stack is dequantised whole for as long as it is multiplied."""
+    """All experts in one grouped product: bfloat16 on a GPU."""
 
     @staticmethod
     def forward(
@@ -161,7 +162,7 @@ class _Grouped(torch.autograd.Function):
         base: Stack | None,
         s: float,
     ) -> Tensor:
-        y = None if base is None else _product(x, base.whole(x.dtype).transpose(1, 2), offsets)
+        y = None if base is None else _base_product(x, base, offsets, out=True)
         h = None
         if a is not None and b is not None:
             h = _product(z, a.to(x.dtype).transpose(1, 2), offsets)
@@ -182,7 +183,7 @@ class _Grouped(torch.autograd.Function):
         base, s, same = ctx.base, ctx.s, ctx.same
         dx = dz = da = db = None
         if (needs_x or needs_z) and base is not None:
-            dx = _product(dy, base.whole(dy.dtype), offsets)
+            dx = _base_product(dy, base, offsets, out=False)
         if a is not None:
             dh = _product(dy, b.to(dy.dtype), offsets).mul_(s)
             if needs_x or needs_z:
@@ -203,3 +204,17 @@ def _product(x_RI: Tensor, w_EIO: Tensor, offsets_E: Tensor) -> Tensor:
     y: Tensor = torch.nn.functional.grouped_mm(x_RI, w_EIO, offs=offsets_E)
     tail = torch.arange(x_RI.shape[0], device=x_RI.device) >= offsets_E[-1]
     return y.masked_fill_(tail[:, None], 0.0)
+
+
+def _base_product(x: Tensor, base: Stack, offsets_E: Tensor, *, out: bool) -> Tensor:
+    """X Wᵀ where `out`, else x W. A quantised stack is dequantised whole for as long as it is multiplied, or not at all (`kernels`)."""
+
+    def dequantised() -> Tensor:
+        matrices = base.whole(x.dtype)
+        return _product(x, matrices.transpose(1, 2) if out else matrices, offsets_E)
+
+    if isinstance(base, Nf4Stack) and x.is_cuda and kernels.installed():
+        found = spans(offsets_E)
+        if kernels.faster_packed(x, base, found, out=out, dequantised=dequantised):
+            return kernels.packed_product(x, base, found, out=out)
+    return dequantised()
