@@ -36,8 +36,8 @@ from moe_memprof.measure import measure_step
 from moe_train.data import Batch
 from moe_train.experts import expert_lora_config
 from moe_train.experts.forward import is_dispatched
-from moe_train.experts.quantizer import MoeQuantizationConfig, quantise_stack, quantised_stacks
 from moe_train.experts.kernels import CHOICES
+from moe_train.experts.quantizer import MoeQuantizationConfig, quantise_stack, quantised_stacks
 from moe_train.loss import after_head, completion_loss
 from moe_train.replay import RoutingReplay
 

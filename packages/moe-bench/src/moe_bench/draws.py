@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from moe_bench.answers import judge
-
 SCORES = ("mean", "any", "majority")
 """mean: the share of right answers (expected accuracy of one). any: pass@k for k answers. majority: self-consistency (Wang et al. 2022,
 arXiv:2203.11171), the right or wrong of the answer that is given most often, the earliest of those that are given as often."""
@@ -48,5 +46,7 @@ def majority(answers: Sequence[Line]) -> bool:
 def _same(one: Line, other: Line) -> bool:
     if one["answer"] == other["answer"]:
         return True
+    from moe_bench.answers import judge  # here, so that the command line knows the scores without it
+
     kind = one.get("kind") or "text"
     return kind not in {"expression", "text"} and judge(str(other["answer"]), str(one["answer"]), kind).correct
