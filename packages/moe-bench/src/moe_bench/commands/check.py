@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from moe_bench.checkers.base import Assessment, Checker, Status, assess
-from moe_bench.checkers.quality import quality
 from moe_bench.checkers.registry import GROUPS, make_checkers
 from moe_bench.commands import FOLDER, mendable
 from moe_bench.errors import BenchError
@@ -186,6 +185,8 @@ def _of_text(name: str, problem: str, solution: str) -> Solution:
 
 def report(judged: Sequence[tuple[Solution, Assessment]], checkers: Sequence[Checker]) -> dict[str, Any]:
     """The verdicts as plain values with a schema; steps are counted from 0."""
+    from moe_bench.checkers.quality import quality
+
     return {
         "schema": SCHEMA,
         "checkers": {c.name: c.version for c in checkers},
