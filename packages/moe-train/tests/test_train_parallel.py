@@ -1,7 +1,8 @@
-"""Adapted experts over two processes (DDP, FSDP2), compiled, and under autocast: the gradients of one process with all the data."""
+"""Adapted experts over two processes (DDP, FSDP2, ZeRO 2 and 3), compiled, under autocast: the gradients of one process with all data."""
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,39 @@ dist.barrier()
 dist.destroy_process_group()
 """
 )
+ZERO = (
+    BUILD
+    + """
+import os
+rank, kind, folder, bits, port = int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5]
+os.environ.update(DS_ACCELERATOR="cpu", RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+import deepspeed
+deepspeed.init_distributed("gloo")
+model = adapted_model(bits)
+trains = {n: p for n, p in model.named_parameters() if p.requires_grad}
+frozen = [p for p in model.parameters() if not p.requires_grad]
+whole = sum(p.numel() for p in frozen)
+stage = {"zero2": 2, "zero3": 3}[kind]
+settings = {"stage": stage, "stage3_param_persistence_threshold": 0}
+engine, *_ = deepspeed.initialize(
+    model=model, optimizer=torch.optim.SGD(trains.values(), lr=1.0),
+    config={"train_micro_batch_size_per_gpu": 2, "zero_optimization": settings, "zero_allow_untested_optimizer": True},
+)
+def values():
+    with deepspeed.zero.GatheredParameters(list(trains.values()), enabled=stage == 3):
+        return {n: p.detach().clone() for n, p in trains.items()}
+before = values()
+engine.backward(loss_of(engine, batch()[rank * 2 : rank * 2 + 2]))
+engine.step()
+after = values()
+if stage == 3:  # between steps the frozen base, packed experts too, is divided among the processes
+    assert sum(p.numel() for p in frozen) == 0 < whole
+    assert sum(p.ds_tensor.numel() for p in frozen) < 0.6 * whole
+if rank == 0:
+    torch.save({n: before[n] - after[n] for n in before}, f"{folder}/grads.pt")
+"""
+)
+"""At a learning rate of one, a step of plain gradient descent is the gradient."""
 
 
 def adapted_model(bits: int = 0, *, grouped: bool = True) -> Any:
@@ -102,16 +136,25 @@ def gradients(model: Any, loss: Any) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2", "zero2", "zero3"])
 @pytest.mark.parametrize("bits", [0, 4])
 def test_two_processes_get_the_gradients_of_one(kind: str, bits: int, tmp_path: Path) -> None:
     if bits:
         pytest.importorskip("bitsandbytes")
-    command = [sys.executable, "-c", WORKER]
+    zero = kind.startswith("zero")
+    if zero:
+        pytest.importorskip("deepspeed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-c", ZERO if zero else WORKER]
     processes = [
-        subprocess.Popen([*command, str(rank), kind, str(tmp_path), str(bits)], stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [*command, str(rank), kind, str(tmp_path), str(bits), port],
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )
         for rank in range(2)
-    ]
+    ]  # fmt: skip
     errors = [process.communicate(timeout=300)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors[0][-1500:]
     found = torch.load(tmp_path / "grads.pt", weights_only=True)
@@ -120,7 +163,8 @@ def test_two_processes_get_the_gradients_of_one(kind: str, bits: int, tmp_path: 
     assert len(found) == len(wanted)
     for name, gradient in wanted.items():
         there = next(g for n, g in found.items() if n.endswith(name) or name.endswith(n))
-        assert float((there - gradient).norm()) < 1e-5 * float(gradient.norm()) + 1e-7, name
+        # The difference of two values is as exact as these are.
+        assert float((there - gradient).norm()) < (1e-4 if zero else 1e-5) * float(gradient.norm()) + 1e-7, name
 
 
 def test_compiled_it_has_the_same_gradients() -> None:
