@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.util import find_spec
@@ -154,6 +155,25 @@ def _stored_quantisation(path: str) -> tuple[Any, str]:
     return config, str(method)
 
 
+def has_stacks_of_ours(name: str | Path) -> bool:
+    """Whether a model's experts become stacks when moe-train loads it, which transformers and PEFT do not know (DBRX)."""
+    from transformers import AutoConfig
+
+    try:
+        return bool(AutoConfig.from_pretrained(resolve_model(str(name))).model_type == "dbrx")
+    except (OSError, ValueError, KeyError):
+        return False  # what is wrong with it is said where the model is loaded
+
+
+def stacked_experts(name: str | Path) -> AbstractContextManager[None]:
+    """In here, models of this folder or hub id are made with such stacks, where theirs is such an architecture."""
+    if not has_stacks_of_ours(name):
+        return nullcontext()
+    from moe_train.experts.dbrx import stacked_dbrx
+
+    return stacked_dbrx()
+
+
 def is_quantised(model: nn.Module) -> bool:
     """Whether weights of the model are held in fewer than 16 bits."""
     return bool(getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False))
@@ -182,7 +202,8 @@ def load_model(
     path = resolve_model(name)
     try:
         loading, converted = quantised_loading(path, quantisation or QuantisationSection(), device=device, dtype=dtype)
-        model, tokenizer = load_pretrained(path, dtype=dtype, **loading)
+        with stacked_experts(path):
+            model, tokenizer = load_pretrained(path, dtype=dtype, **loading)
     except BenchError as error:
         raise TrainError(str(error)) from None
     try:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from moe_train.errors import TrainError
+from moe_train.model import stacked_experts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -30,7 +31,7 @@ def empty_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(folder)
-    with torch.device("meta"):
+    with torch.device("meta"), stacked_experts(folder):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
     return model.eval()
 
@@ -80,12 +81,14 @@ class Checkpoint:
 
         if "load_config" not in inspect.signature(convert_and_load_state_dict_in_model).parameters:
             raise TrainError("export --merge: needs a newer transformers; pip install 'transformers>=5.17'")
+        with stacked_experts(self.folder):
+            mapping = get_model_conversion_mapping(self.model)
         plan = self.model._get_dtype_plan(self.dtype)
         settings = LoadStateDictConfig(
             device_map={"": device},
             dtype=self.dtype,
             dtype_plan=plan,
-            weight_mapping=get_model_conversion_mapping(self.model),
+            weight_mapping=mapping,
         )
         with _one_at_a_time():
             info, _ = convert_and_load_state_dict_in_model(

@@ -15,6 +15,7 @@ from moe_train.errors import TrainError
 from moe_train.export.check import Check, agreement, computed_afresh
 from moe_train.export.reference import Reference, make_reference
 from moe_train.files import read_json, write_folder, write_json
+from moe_train.model import has_stacks_of_ours
 
 if TYPE_CHECKING:
     import torch
@@ -93,6 +94,10 @@ def export_run(
         raise TrainError(f"export: {to} exists already; choose another folder")
     if form == "adapter" and full:
         raise TrainError("export: a run of training.method=full has no adapter; add --merge")
+    if (form != "merged" or names != "checkpoint") and has_stacks_of_ours(str(config.model)):
+        raise TrainError(
+            "export: nothing but moe-train knows stacks of this model's experts; add --merge, with the checkpoint's own names"
+        )
     # What a checkpoint in MXFP4 was converted to is there in the loaded model alone.
     converted = "converted" in read_json(run / "model.json")
     trained = converted or (config.quantisation.weights != "none" and onto == "trained")
