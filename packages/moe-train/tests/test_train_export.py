@@ -47,7 +47,8 @@ OTHER = {
         ["deepseek_ocr2", "diffusion_gemma", "ernie4_5_vl_moe", "glm4v_moe", "glm5_next", "mistral4", "mistral_large4", "muse_spark",
          "qwen3_omni_moe", "qwen3_vl_moe", "step3p7", "unlimited_ocr"], "read with images"),
     **dict.fromkeys(["nllb_moe", "switch_transformers"], "encoder and decoder"),
-    "dbrx": "in test_train_dbrx.py", "doge": "no fused weights of experts", "openai_privacy_filter": "a classifier", "nemotron_h": "no attention in so few layers",
+    "dbrx": "in test_train_dbrx.py", "doge": "no fused weights of experts", "openai_privacy_filter": "a classifier",
+    "nemotron_h": "no attention in so few layers",
 }  # fmt: skip
 """Architectures that are no causal language model with LoRA in attention and experts, and why."""
 
