@@ -3,9 +3,9 @@
 Mixtral-8x7B and Qwen3-30B-A3B: NF4 with double quantisation for experts and linear layers, LoRA of rank 16 on attention and experts,
 float32 adapters, AdamW with 8-bit states, checkpointing, the loss in chunks, one sequence of 2,048 tokens a step. Peak memory beside
 moe-memprof's plan, part by part, and tokens a second, with the share of the GPU's peak that the arithmetic of the model makes up. In
-turns with it in the same process, where it fits: the stock way, bfloat16 with PEFT's `target_parameters` and transformers' loss (QLoRA
-of experts does not work in the stock stack at all). Writes qlora_full_size.json. Not measured yet: it has run on a CPU only, at
-reduced size (`--device cpu --layers 2 --divide 4 --length 64`).
+turns with it in the same process: the stock way where it fits, bfloat16 with PEFT's `target_parameters` and transformers' loss (QLoRA
+of experts does not work in the stock stack at all), and experts4bit-qlora where it is installed. Writes qlora_full_size.json. Not
+measured yet: it has run on a CPU only, at reduced size (`--device cpu --layers 2 --divide 4 --length 64`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,54 @@ def stock(config: Any, ids: torch.Tensor, device: str) -> Way:
     )
 
 
+def e4b(config: Any, ids: torch.Tensor, device: str) -> Way:
+    """experts4bit-qlora's own stacks, adapters and loss, as its trainer sets them up, and on a GPU its kernels."""
+    from experts4bit_qlora import Experts4bit, ExpertsLoRA, add_attention_lora
+    from experts4bit_qlora.absmax_dq import compress_expert_absmax_
+    from experts4bit_qlora.engines.fast import enable_fast_train
+    from experts4bit_qlora.lora import quantize_attention_projections_4bit
+
+    std = float(getattr(config, "initializer_range", 0.02))
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    with torch.no_grad():
+        for name, module in [(n, m) for n, m in model.named_modules() if is_dispatched(m)]:
+            drawn = [
+                torch.randn(getattr(module, stack).shape, dtype=torch.bfloat16, device=device) * std
+                for stack in quantised_stacks(module)
+            ]
+            base = Experts4bit.from_float(*drawn, activation=module.act_fn, compute_dtype=torch.bfloat16)
+            adapted = ExpertsLoRA(base, r=RANK, alpha=2 * RANK, dtype=torch.float32).to(device)
+            model.get_submodule(name.rpartition(".")[0]).experts = adapted
+        _fill_rest(model, std, device)
+    model.tie_weights()
+    for name, p in model.named_parameters():
+        p.requires_grad_("lora" in name)
+    quantize_attention_projections_4bit(model)
+    loaded = allocated()
+    add_attention_lora(model, RANK, 2 * RANK, torch.float32)
+    model.to(device)
+    model.config.use_cache = False
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.enable_input_require_grads()
+    model.train()
+    if device == "cuda":
+        assert enable_fast_train(model, dgrad=True), "its kernels are not installed"  # compresses the scales, too
+    else:
+        compress_expert_absmax_(model)
+    import bitsandbytes
+
+    trains = [p for n, p in model.named_parameters() if p.requires_grad]
+    optimizer = bitsandbytes.optim.AdamW8bit(trains, lr=1e-4)
+
+    def step() -> None:
+        model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return Way("experts4bit-qlora", model, optimizer, step, loaded)
+
+
 def allocated() -> int:
     return int(torch.cuda.memory_allocated()) if torch.cuda.is_available() else 0
 
@@ -229,6 +278,11 @@ def run(name: str, a: argparse.Namespace, room: int) -> dict[str, Any]:
         row["stock_peak_beside_ours"] = peak(ways[-1], a.device)
     else:
         skipped["stock bfloat16 with PEFT"] = f"{weights / 2**30:.0f} GiB of weights do not fit beside ours"
+    if find_spec("experts4bit_qlora") is None:
+        skipped["experts4bit-qlora"] = "not installed"
+    else:
+        ways.append(e4b(config, ids, a.device))
+        row["e4b_peak_beside_ours"] = peak(ways[-1], a.device)
     seconds: dict[str, list[float]] = {w.name: [] for w in ways}
     for w in ways:
         w.step()
@@ -239,14 +293,10 @@ def run(name: str, a: argparse.Namespace, room: int) -> dict[str, Any]:
     rate = detect().gpus[0].bf16 if a.device == "cuda" and detect().gpus else None
     row["tokens_per_second"] = {n: a.length / statistics.median(s) for n, s in seconds.items()}
     row["roofline_fraction"] = None if not rate else flops / (rate * 1e12) / statistics.median(seconds[way.name])
-    row["time_ratio_to_stock"] = None
-    if len(ways) > 1:
-        ratios = [x / y for x, y in zip(seconds[ways[0].name], seconds[ways[1].name], strict=True)]
-        row["time_ratio_to_stock"] = {
-            "lowest": min(ratios),
-            "median": statistics.median(ratios),
-            "highest": max(ratios),
-        }
+    for key, other in (("stock", "stock bfloat16 with PEFT"), ("e4b", "experts4bit-qlora")):
+        ratios = [x / y for x, y in zip(seconds[way.name], seconds.get(other, []), strict=False)]
+        found = {"lowest": min(ratios), "median": statistics.median(ratios), "highest": max(ratios)} if ratios else None
+        row[f"time_ratio_to_{key}"] = found
     row["skipped"] = skipped
     row["kernels"] = CHOICES.to_dict()["products"]
     return row
