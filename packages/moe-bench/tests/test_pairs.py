@@ -169,6 +169,13 @@ def test_runs_with_several_answers_are_compared(drawn: tuple[Path, Path]) -> Non
     )  # first given of 1, 3, 4, 5
 
 
+def test_the_order_of_the_lines_does_not_matter(drawn: tuple[Path, Path]) -> None:
+    before = compare_runs(*drawn, score="majority")
+    path = drawn[1] / "samples.jsonl"
+    path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
+    assert compare_runs(*drawn, score="majority").accuracy_b == before.accuracy_b
+
+
 def test_clusters_by_metadata(drawn: tuple[Path, Path]) -> None:
     c = compare_runs(*drawn, cluster="family")
     assert (c.cluster, c.test) == ("family", "sign-flip permutation")
@@ -181,8 +188,11 @@ def test_clusters_by_metadata(drawn: tuple[Path, Path]) -> None:
 def test_other_numbers_of_answers_are_compared_and_missing_ones_refused(
     tmp_path: Path, drawn: tuple[Path, Path]
 ) -> None:
-    c = compare_runs(make_run(tmp_path / "two", [0.5] * 40, samples=2), drawn[1])
+    two = make_run(tmp_path / "two", [0.5] * 40, samples=2)
+    c = compare_runs(two, drawn[1])
     assert (c.answers_a, c.answers_b) == (2, 4)
+    with pytest.raises(BenchError, match="2 and 4 answers to an item; any of more is easier, so compare their means"):
+        compare_runs(two, drawn[1], score="any")
     lines = (drawn[0] / "samples.jsonl").read_text().splitlines(keepends=True)
     (drawn[0] / "samples.jsonl").write_text("".join(lines[:-1]))
     with pytest.raises(

@@ -104,10 +104,15 @@ def compare_runs(
 
     Raises:
         BenchError: when the runs cannot be paired: other items, another scorer, other generation limits, one
-            unfinished, or a task in `tasks` that they do not have.
+            unfinished, a task in `tasks` that they do not have, or any and majority of different numbers of answers.
     """
     answers_a, answers_b = _answers(run_a), _answers(run_b)
     _refuse_unlike(run_a, run_b, answers_a, answers_b)
+    each_a, each_b = (len(next(iter(answers.values()))) for answers in (answers_a, answers_b))
+    if score != "mean" and each_a != each_b:
+        raise BenchError(
+            f"runs {run_a} and {run_b}: {each_a} and {each_b} answers to an item; {score} of more is easier, so compare their means"
+        )
     by_task = _ids_by_task(answers_a, tasks, run_a)
     pairs = pair(
         answers_a, answers_b, [item for members in by_task.values() for item in members], score=score, cluster=cluster
@@ -122,8 +127,8 @@ def compare_runs(
         name_a=str(read_header(run_a)["model"]),
         name_b=str(read_header(run_b)["model"]),
         n=pairs.n,
-        answers_a=len(next(iter(answers_a.values()))),
-        answers_b=len(next(iter(answers_b.values()))),
+        answers_a=each_a,
+        answers_b=each_b,
         score=score,
         cluster=cluster,
         units=pairs.units,
@@ -154,7 +159,9 @@ def verdict(difference: float, p_value: float, p_equivalence: float, *, alpha: f
 
 def _answers(run: Path) -> dict[str, list[dict[str, Any]]]:
     header, answers = read_header(run), dict[str, list[dict[str, Any]]]()
-    for sample in read_samples(run):
+    for sample in sorted(
+        read_samples(run), key=lambda sample: sample.get("sample", 0)
+    ):  # a line stands where it was answered
         answers.setdefault(sample["id"], []).append(sample)
     asked, each = header["items"]["count"], header["settings"].get("samples", 1)
     done = sum(map(len, answers.values()))
