@@ -20,6 +20,8 @@ _SAME = 1e-8
 """Relative difference that is put down to floating point."""
 _STARTS = 12
 _SOLVED = 1e-10
+_MOST = 12
+"""Unknowns of equations that are solved together; with more it takes too long."""
 _SEED = 20240611
 
 Point = Mapping[str, complex]
@@ -64,7 +66,10 @@ def counterexample(left: Polynomial, right: Polynomial, given: Sequence[Polynomi
         return None
     names = unknowns([left, right])
     related = _related(names, given)
-    points = list(_solutions(unknowns([left, right, *related]), related) if related else _positive(names))
+    together = unknowns([left, right, *related])
+    if related and len(together) > _MOST:
+        return None
+    points = list(_solutions(together, related) if related else _positive(names))
     differ = [not _agree(left, right, point, floor=100.0 if related else 0.0) for point in points]
     real = [
         p for p, differs in zip(points, differ, strict=True) if differs and all(abs(v.imag) < _SAME for v in p.values())

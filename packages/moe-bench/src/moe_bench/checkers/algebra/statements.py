@@ -18,7 +18,8 @@ from moe_bench.checkers.algebra.system import Relation
 
 _SENTENCE = re.compile(r"(?<=[.;?!])\s+|\n+|(?<=\S)\\\\(?=\s)")
 SUPPOSES = re.compile(
-    r"\b(?:if|suppos\w*|cases?|whenever|when|try|tries|trying|tried|test|tests|testing|tested|check|checking|plug\w*|guess\w*|consider\w*|either|otherwise|unless|or|"
+    r"\b(?:if|suppos\w*|cases?|whenever|when|try|tries|trying|tried|test|tests|testing|tested|check|checking|plug\w*|"
+    r"guess\w*|consider\w*|either|otherwise|unless|or|"
     r"would|could|might|may|possib\w*|imagin\w*|hypothe\w*|attempt\w*|option\w*|scenario|choosing|pick\w*|"
     r"respectively|letting|setting|plus or minus)\b|"
     r"\b(?:for|at)\s+[$\\(]*[a-zA-Z](?:_\w+)?\s*=|\\pm|±|\?|\\(?:text\s*\{\s*)?or\b|\\equiv|\\pmod|\\bmod|\bmod\b",
