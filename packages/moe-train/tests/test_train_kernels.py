@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
+from moe_train import RunConfig, Screen, resume, start
 from moe_train.experts.kernels import Choices, Product
 
 KERNELS = pytest.mark.skipif(
@@ -156,3 +160,20 @@ def test_a_way_that_does_not_run_is_left_and_the_reason_kept() -> None:
     assert choices.way(PRODUCT, {"dequantise": too_large, "packed": lambda: None}, lambda _: 1.0) == "packed"
     with pytest.raises(ValueError, match="sm_80"):
         Choices().way(PRODUCT, {"dequantise": refuse, "packed": lambda: None}, lambda _: 1.0)
+
+
+@pytest.mark.slow
+def test_a_run_keeps_what_was_measured_and_goes_by_it_again(
+    tiny_model: Path, config_for: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choices = Choices()
+    choices.way(PRODUCT, {"dequantise": lambda: 3.0, "packed": lambda: 2.0}, lambda do: float(do()))  # type: ignore[arg-type]
+    monkeypatch.setattr("moe_train.workflow.CHOICES", choices)
+    screen = Screen(Console(file=io.StringIO()))
+    run = start(config_for(f"model={tiny_model}", "training.steps=2", "training.checkpoint_every=1"), screen).run
+    assert json.loads((run / "kernels.json").read_text()) == choices.to_dict()
+    again = Choices()
+    monkeypatch.setattr("moe_train.workflow.CHOICES", again)
+    (run / "eval" / "losses-tuned.json").unlink()
+    resume(run, screen)
+    assert again.measured == choices.measured

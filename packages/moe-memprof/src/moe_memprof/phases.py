@@ -54,6 +54,7 @@ def how_of(model: Model, spec: RunSpec) -> How:
         width=spec.width,
         base_trains=not lora,
         rank=spec.lora_rank if lora else 0,
+        expert_rank=spec.expert_rank if lora else 0,
         adapts_attention=lora and spec.lora_attention,
         adapts_experts=lora and spec.lora_experts,
         device=spec.device,

@@ -45,6 +45,8 @@ class RunSpec:
     """PEFT's prepare_model_for_kbit_training, which casts what is not quantised to float32 (qlora)."""
 
     lora_rank: int = 8
+    expert_rank: int | None = None
+    """On fused experts; None takes `lora_rank`."""
     lora_attention: bool = True
     lora_experts: bool = True
     """Adapt the fused expert weights."""
@@ -99,6 +101,8 @@ class RunSpec:
         for name in ("lora_rank", "sequences", "length", "accumulation", "eval_sequences", "eval_length"):
             if getattr(self, name) < 1:
                 raise MemprofError(f"{name}: must be at least 1, got {getattr(self, name)}")
+        if self.expert_rank is not None and self.expert_rank < 1:
+            raise MemprofError(f"expert_rank: must be at least 1, got {self.expert_rank}")
         if self.dtype not in BYTES:
             raise MemprofError(f"dtype: {self.dtype!r} is not one of {', '.join(BYTES)}")
         for name, values in (("method", Method), ("optimizer", Optimizer), ("loss", Loss)):

@@ -107,13 +107,13 @@ def trained(model: Model, spec: RunSpec) -> list[Trained]:
             Trained(role=t.role, shape=t.shape, width=BYTES.get(t.dtype or spec.dtype, spec.width), layer=t.layer)
             for t in model.tensors
         ]
-    r = spec.lora_rank
     found: list[Trained] = []
     for tensor in model.tensors:
         attention = tensor.role == "attention" and tensor.kind == "linear" and len(tensor.shape) == 2
         experts = tensor.role == "routed expert" and len(tensor.shape) == (2 if tensor.kind == "linear" else 3)
         if (attention and spec.lora_attention) or (experts and spec.lora_experts):
             stack = tensor.shape[:-2]
+            r = spec.expert_rank if stack and spec.expert_rank is not None else spec.lora_rank
             pairs = ((*stack, r, tensor.shape[-1]), (*stack, tensor.shape[-2], r))
             found += [Trained(role=tensor.role, shape=pair, width=F32, layer=tensor.layer) for pair in pairs]
     return found

@@ -80,6 +80,7 @@ def find_targets(
     shared = _shared_experts(model) if lora.shared_experts else ()
     routers = tuple(dict.fromkeys(layer.router_name for layer in layers)) if train_routers else ()
     targets = Targets(attention=attention, experts=tuple(experts), shared=shared, chosen=chosen, routers=routers)
+    _check_ranks(targets, lora)
     grouped_products(model, targets, lora)
     return targets
 
@@ -148,6 +149,7 @@ def add_lora(model: PreTrainedModel, targets: Targets, lora: LoraSection) -> Pef
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
+        rank_pattern={re.escape(end): rank for end, rank in lora.ranks.items()},
         target_modules=_suffixes((*targets.attention, *targets.shared)) or [],
         # By full names where layers are left out.
         target_parameters=(list(targets.experts) if targets.chosen is not None else _suffixes(targets.experts)) or None,
@@ -163,12 +165,39 @@ def add_lora(model: PreTrainedModel, targets: Targets, lora: LoraSection) -> Pef
     with warnings.catch_warnings():
         # PEFT 0.21 calls a property that transformers 5.2x renamed.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        # It looks for ranks of parameters among modules alone, says that it found none, and then gives them.
+        warnings.filterwarnings(
+            "ignore", message="The following rank_pattern keys did not match", category=RuntimeWarning
+        )
         wrapped = get_peft_model(model, config)
     if targets.chosen is not None:
         from moe_train.experts.chosen import train_chosen
 
         train_chosen(wrapped, dict(targets.chosen))
     return wrapped
+
+
+def rank_of(name: str, lora: LoraSection) -> int:
+    """The rank of a target by its full name: that of the first end in `lora.ranks` that it has, as PEFT takes it."""
+    return next((rank for end, rank in lora.ranks.items() if name == end or name.endswith(f".{end}")), lora.rank)
+
+
+def largest_ranks(model: nn.Module, lora: LoraSection) -> tuple[int, int]:
+    """The largest rank on linear layers, at least `lora.rank`, and on fused experts."""
+    fused = [name for name, p in model.named_parameters() if p.ndim == 3 and ".experts." in name]
+    other = [rank for end, rank in lora.ranks.items() if not any(f".{name}".endswith(f".{end}") for name in fused)]
+    return max([lora.rank, *other]), max((rank_of(name, lora) for name in fused), default=lora.rank)
+
+
+def _check_ranks(targets: Targets, lora: LoraSection) -> None:
+    names = (*targets.attention, *targets.shared, *targets.experts)
+    for end, rank in lora.ranks.items():
+        if rank < 1:
+            raise TrainError(f"lora.ranks: {end} has rank {rank}; ranks are 1 or more")
+        if not any(f".{name}".endswith(f".{end}") for name in names):
+            raise TrainError(
+                f"lora.ranks: no adapted layer's name ends in {end}; there are {', '.join(_suffixes(names))}"
+            )
 
 
 def grouped_products(model: nn.Module, targets: Targets, lora: LoraSection) -> bool:

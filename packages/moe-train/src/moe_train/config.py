@@ -46,6 +46,8 @@ class LoraSection(_Section):
 
     rank: int = Field(default=8, ge=1)
     """Rank of A and B, on linear layers and on each expert."""
+    ranks: dict[str, int] = Field(default_factory=dict)
+    """Ranks of single layers by the end of their name, `{q_proj: 32, experts.down_proj: 4}`; alpha is the same for all."""
     alpha: float = Field(default=16, gt=0)
     """The update is scaled by alpha / rank."""
     attention: bool = True

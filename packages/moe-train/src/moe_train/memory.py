@@ -100,9 +100,11 @@ def _estimate(
     micro_batches: int,
 ) -> tuple[Estimate | None, str]:
     from moe_memprof import MemprofError, RunSpec, estimate
+    from moe_train.adapters import largest_ranks
     from moe_train.loss import loss_of
 
     values = loaded.model.config.to_dict()
+    linear_rank, expert_rank = largest_ranks(loaded.model, config.lora)
     share = sum(s.completion_tokens for s in group) / _padded(group)
     longest = max([len(loaded.tokenizer(item.prompt)["input_ids"]) for item in data.items], default=0)
     try:
@@ -115,7 +117,8 @@ def _estimate(
             expert_lora=_expert_lora(config, loaded),
             loss=_loss_of_plan(loss_of(config, loaded)),
             dtype=str(loaded.model.dtype).removeprefix("torch."),
-            lora_rank=config.lora.rank,
+            lora_rank=linear_rank,
+            expert_rank=expert_rank,
             lora_attention=config.lora.attention,
             lora_experts=config.lora.experts,
             sequences=len(group),

@@ -52,6 +52,7 @@ _RUN = (
     click.option("--attention", type=click.Choice(["sdpa", "eager"]), default="sdpa", show_default=True),
     click.option("--experts", type=click.Choice(["grouped_mm", "eager", "batched_mm"]), default="grouped_mm", show_default=True),
     click.option("--lora-rank", default=16, show_default=True, type=_POSITIVE),
+    click.option("--expert-rank", type=_POSITIVE, help="Of experts, where it is another."),
     click.option("--lora-attention/--no-lora-attention", default=True, show_default=True),
     click.option("--lora-experts/--no-lora-experts", default=True, show_default=True),
     click.option("--expert-lora", type=click.Choice(["peft", "grouped"]), default="peft", show_default=True,

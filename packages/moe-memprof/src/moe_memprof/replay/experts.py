@@ -30,8 +30,8 @@ def _expert_weight(m: Memory, how: How, e: Experts, inputs: int, outputs: int) -
     if not how.adapts_experts or how.expert_lora == "grouped":
         return weight(m, elements, how.width, trains=how.base_trains)
     with m.labelled("materialised expert weights"):
-        a = cast(m, weight(m, e.count * how.rank * inputs, F32, trains=True), how.width)
-        b = cast(m, weight(m, e.count * how.rank * outputs, F32, trains=True), how.width)
+        a = cast(m, weight(m, e.count * how.rank_of_experts * inputs, F32, trains=True), how.width)
+        b = cast(m, weight(m, e.count * how.rank_of_experts * outputs, F32, trains=True), how.width)
         saved, sizes = [a.alias(), b.alias()], (a.elements, b.elements)
 
         def back(_grads: Grads, _saved: list[Tensor]) -> Grads:
@@ -46,11 +46,11 @@ def _project(m: Memory, how: How, e: Experts, x: Tensor, rows: int, inputs: int,
         out = dequantised_product(m, how, x, e.count * inputs * outputs, rows * outputs)
     else:
         out = grouped_matmul(m, x, _expert_weight(m, how, e, inputs, outputs), rows, outputs, e.count)
-    if not (how.adapts_experts and how.rank and how.expert_lora == "grouped"):
+    if not (how.adapts_experts and how.rank_of_experts and how.expert_lora == "grouped"):
         return out
-    a = cast(m, weight(m, e.count * how.rank * inputs, F32, trains=True), how.width)
-    b = cast(m, weight(m, e.count * how.rank * outputs, F32, trains=True), how.width)
-    low = grouped_matmul(m, x, a, rows, how.rank)
+    a = cast(m, weight(m, e.count * how.rank_of_experts * inputs, F32, trains=True), how.width)
+    b = cast(m, weight(m, e.count * how.rank_of_experts * outputs, F32, trains=True), how.width)
+    low = grouped_matmul(m, x, a, rows, how.rank_of_experts)
     update = scale(m, grouped_matmul(m, low, b, rows, outputs))
     del low
     return add(m, out, update)

@@ -16,7 +16,7 @@ ROWS = 512
 
 def runs_fused(how: How) -> bool:
     """Whether an experts block runs in this way: adapted or quantised, and not by the grouped kernel of a GPU in 16 bits."""
-    ours = how.expert_lora == "grouped" and ((how.adapts_experts and how.rank > 0) or how.expert_bits > 0)
+    ours = how.expert_lora == "grouped" and ((how.adapts_experts and how.rank_of_experts > 0) or how.expert_bits > 0)
     return ours and not how.base_trains and not (how.device == "cuda" and how.width == 2)
 
 
@@ -28,7 +28,7 @@ def fused_experts(m: Memory, how: How, e: Experts, x: Tensor, weights: Tensor) -
     wide = max(F32, width)
     with m.labelled("dispatch"):
         sorted_ids, order, safe = fresh(m, rows, INDEX), fresh(m, rows, INDEX), None
-    adapters = _factors(m, how, e, inner) if how.adapts_experts and how.rank else []
+    adapters = _factors(m, how, e, inner) if how.adapts_experts and how.rank_of_experts else []
     matrix = _dequantised(how, e, inner)
     with m.labelled("experts"):
         kept = fresh(m, rows * inner, width)
@@ -75,9 +75,9 @@ def _factors(m: Memory, how: How, e: Experts, inner: int) -> list[Tensor]:
     """A as it is and a contiguous copy of B, for both stacks, in fp32."""
     found: list[Tensor] = []
     for inputs, outputs in ((how.hidden, inner), (e.intermediate, how.hidden)):
-        found.append(weight(m, e.count * how.rank * inputs, F32, trains=True))
+        found.append(weight(m, e.count * how.rank_of_experts * inputs, F32, trains=True))
         with m.labelled("experts"):
-            found.append(copied(m, weight(m, e.count * how.rank * outputs, F32, trains=True)))
+            found.append(copied(m, weight(m, e.count * how.rank_of_experts * outputs, F32, trains=True)))
     return found
 
 

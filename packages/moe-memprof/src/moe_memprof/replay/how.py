@@ -21,7 +21,9 @@ class How:
     base_trains: bool
     """Every weight trains; otherwise adapters alone."""
     rank: int = 0
-    """LoRA rank; 0 for none."""
+    """LoRA rank on linear layers; 0 for none."""
+    expert_rank: int | None = None
+    """On fused experts; None takes `rank`."""
     adapts_attention: bool = False
     adapts_experts: bool = False
     device: Literal["cuda", "cpu"] = "cuda"
@@ -40,6 +42,11 @@ class How:
     """Fused kernels of state mixers (flash-linear-attention, mamba-ssm) are installed; a CPU has none."""
     loads: Sequence[int] | None = None
     """Rows of each expert, for implementations that take one expert after the other; None is an even share."""
+
+    @property
+    def rank_of_experts(self) -> int:
+        """LoRA rank on fused experts; 0 for none."""
+        return self.rank if self.expert_rank is None else self.expert_rank
 
     @property
     def tokens(self) -> int:

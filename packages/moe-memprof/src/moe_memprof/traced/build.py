@@ -188,7 +188,10 @@ def adapt(model: Any, tensors: Sequence[TensorSpec], spec: RunSpec) -> Any:
                 raise MemprofError(f"{type(model).__name__}: nothing in it that the LoRA of this run would adapt")
             try:
                 # An empty list, not None: that would be PEFT's own choice for a model type it knows.
-                lora = LoraConfig(r=spec.lora_rank, target_modules=modules, target_parameters=parameters or None)
+                ranks = {name.replace(".", r"\."): spec.expert_rank for name in parameters if spec.expert_rank}
+                lora = LoraConfig(
+                    r=spec.lora_rank, rank_pattern=ranks, target_modules=modules, target_parameters=parameters or None
+                )
                 model = get_peft_model(model, lora, low_cpu_mem_usage=True)
             except Exception as error:  # noqa: BLE001 - whatever their code raises becomes one line
                 raise MemprofError(f"{type(model).__name__}: PEFT cannot adapt it ({_line(error)})") from None

@@ -123,6 +123,10 @@ def read_updates(model: PreTrainedModel, adapter: Path) -> dict[str, Update | Re
     config.base_model_name_or_path = None  # wherever the base was then: what fits is told by its shapes
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        # Said of ranks of parameters, which it then gives.
+        warnings.filterwarnings(
+            "ignore", message="The following rank_pattern keys did not match", category=RuntimeWarning
+        )
         try:
             wrapped: Any = get_peft_model(model, config)
         except ValueError as error:
