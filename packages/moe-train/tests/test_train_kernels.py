@@ -171,7 +171,7 @@ def test_a_run_keeps_what_was_measured_and_goes_by_it_again(
     monkeypatch.setattr("moe_train.workflow.CHOICES", choices)
     screen = Screen(Console(file=io.StringIO()))
     run = start(config_for(f"model={tiny_model}", "training.steps=2", "training.checkpoint_every=1"), screen).run
-    assert json.loads((run / "kernels.json").read_text()) == choices.to_dict()
+    assert json.loads((run / "kernels.json").read_text()) == json.loads(json.dumps(choices.to_dict()))
     again = Choices()
     monkeypatch.setattr("moe_train.workflow.CHOICES", again)
     (run / "eval" / "losses-tuned.json").unlink()
