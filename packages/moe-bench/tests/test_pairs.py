@@ -65,7 +65,7 @@ def test_sign_flips_are_all_enumerated(differences: list[float]) -> None:
     st.sampled_from([0.02, 0.05, 0.2]),
 )
 def test_right_and_wrong_is_a_special_case(cells: tuple[int, int, int, int], margin: float) -> None:
-    """The graded ways on single answers: the same means and TOST, nearly McNemar's p-value."""
+    """The graded ways on single answers: the same means, nearly McNemar's p-value and nearly Tango's, where there are enough items."""
     both, only_a, only_b, neither = cells
     table = Discordance(both, only_a, only_b, neither)
     a = [1.0] * both + [1.0] * only_a + [0.0] * only_b + [0.0] * neither
@@ -73,8 +73,9 @@ def test_right_and_wrong_is_a_special_case(cells: tuple[int, int, int, int], mar
     ours, theirs = graded(a, b), SinglePairs(table)
     assert ours.means == pytest.approx(theirs.means)
     assert ours.ahead == theirs.ahead
-    assert ours.equivalence(margin=margin) == pytest.approx(equivalence_p_value(table, margin=margin), rel=1e-9)
-    assert ours.p_value == pytest.approx(theirs.p_value, abs=0.02)
+    if table.n >= 40:
+        assert ours.equivalence(margin=margin) == pytest.approx(equivalence_p_value(table, margin=margin), abs=0.12)
+    assert ours.p_value == pytest.approx(theirs.p_value, abs=0.06)  # 9,999 draws
 
 
 def test_clustered_error_is_the_plain_one_for_single_items_and_the_sandwich_for_clusters() -> None:
@@ -125,7 +126,8 @@ def test_no_difference_anywhere_is_no_certainty() -> None:
     low, high = same.interval(alpha=0.05)
     assert low < 0 < high
     assert same.equivalence(margin=0.001) > 0.05
-    assert graded([0.5] * 900, [0.5] * 900).equivalence(margin=0.05) < 0.05
+    assert graded([0.5] * 40, [0.5] * 40).equivalence(margin=0.05) > 0.05
+    assert graded([0.5] * 90, [0.5] * 90).equivalence(margin=0.05) < 0.05
 
 
 class Drawing:

@@ -85,6 +85,28 @@ def test_equivalence_follows_the_margin() -> None:
         equivalence_p_value(same, margin=0)
 
 
+def test_equivalence_is_tangos_published_example() -> None:
+    """Lens disinfection, 44 patients of whom one differs, margin 0.1: Z = 1.709, p = 0.044 (Tango 1998)."""
+    assert equivalence_p_value(Discordance(43, 1, 0, 0), margin=0.1) == pytest.approx(stats.norm.sf(1.709), abs=2e-4)
+
+
+@pytest.mark.parametrize("margin", [0.02, 0.05, 0.1])
+def test_equivalence_is_claimed_at_the_margin_hardly_more_often_than_it_may(margin: float) -> None:
+    """The exact probability, over all tables, that a difference of the margin itself is called equivalent at 5 %."""
+    highest = 0.0
+    for n in (24, 40, 66, 96, 150):
+        for behind in (0.0, 0.01, 0.03):
+            chance = 0.0
+            for only_a, only_b in product(range(n + 1), repeat=2):
+                if only_a + only_b > n or stats.binom.pmf(only_b, n, margin + behind) < 1e-7:
+                    continue
+                if equivalence_p_value(Discordance(n - only_a - only_b, only_a, only_b, 0), margin=margin) <= 0.05:
+                    cells = [only_a, only_b, n - only_a - only_b]
+                    chance += stats.multinomial.pmf(cells, n, [behind, margin + behind, 1 - margin - 2 * behind])
+            highest = max(highest, chance)
+    assert highest < 0.075
+
+
 @pytest.mark.parametrize(("n", "discordant"), [(200, 0.2), (500, 0.1), (100, 0.5)])
 def test_planned_power_is_reached_in_a_simulation(n: int, discordant: float) -> None:
     """The uncorrected test's planned power is 80 %; the exact test, being conservative, reaches 70 to 82 %."""

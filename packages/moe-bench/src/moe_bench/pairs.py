@@ -197,12 +197,18 @@ class GradedPairs:
         return Interval(max(-1.0, middle - half), min(1.0, middle + half))
 
     def equivalence(self, *, margin: float) -> float:
-        """TOST: the larger of the two one-sided normal tests, with the clustered error and Agresti and Min's half on either side."""
+        """TOST: the larger of the two one-sided normal tests with the clustered error.
+
+        At the margin, units of which few differ at all, and then wholly, vary by margin · (1 − margin); less is not believed.
+        """
         from scipy.stats import norm
 
         sums, sizes = self._sums
-        difference, error = float(sums.sum() / (sizes.sum() + 2)), self._error
-        return float(max(norm.sf((difference + margin) / error), norm.cdf((difference - margin) / error)))
+        if len(sums) < 2:
+            return 1.0
+        difference = float(sums.sum() / sizes.sum())
+        error = max(clustered_standard_error(sums, sizes), math.sqrt(margin * (1 - margin) / len(sums)))
+        return float(max(norm.cdf((difference - margin) / error), norm.cdf((-difference - margin) / error)))
 
     def detectable(self, *, alpha: float) -> float | None:
         """The difference whose normal test at this error has 80 % power: (z_α + z_β) times the clustered error."""

@@ -103,20 +103,26 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def equivalence_p_value(table: Discordance, *, margin: float) -> float:
-    """TOST p-value that accuracy B − accuracy A lies within ±margin: the larger of the two one-sided normal tests.
+    """TOST p-value that accuracy B − accuracy A lies within ±margin: the larger of two one-sided score tests.
 
-    The variance of a paired difference of proportions is (p10 + p01 − (p01 − p10)²) / n, with the Agresti–Min (2005) half
-    added to every cell so that no discordant pair at all does not mean certainty.
+    The variance is the one that the data have if the difference is the margin (Tango, Statistics in Medicine 17, 1998). With that of the
+    data alone, few or no discordant pairs would pass for certainty: 40 pairs without any are no evidence against 5 points, of which
+    they come in 13 % of all cases.
     """
     from scipy.stats import norm
 
-    if margin <= 0:
-        raise BenchError(f"margin {margin}: must be above 0")
-    n = table.n + 2
-    a, b = (table.only_a + 0.5) / n, (table.only_b + 0.5) / n
-    difference = b - a
-    error = math.sqrt((a + b - difference**2) / n)
-    return float(max(norm.sf((difference + margin) / error), norm.cdf((difference - margin) / error)))
+    if not 0 < margin < 1:
+        raise BenchError(f"margin {margin}: must be above 0 and below 1")
+    sides = (_score(table.only_b, table.only_a, table.n, margin), _score(table.only_a, table.only_b, table.n, margin))
+    return float(max(norm.cdf(z) for z in sides))
+
+
+def _score(ahead: int, behind: int, n: int, margin: float) -> float:
+    """Tango's z of (ahead − behind)/n against the margin, with the estimate of the behind share that the margin allows."""
+    linear = -ahead - behind + (2 * n - ahead + behind) * margin
+    root = math.sqrt(linear * linear + 8 * n * behind * margin * (1 - margin))
+    share = (root - linear) / (4 * n)
+    return (ahead - behind - n * margin) / math.sqrt(n * (2 * share + margin * (1 - margin)))
 
 
 def minimum_detectable_difference(
