@@ -93,10 +93,10 @@ def test_clustered_error_is_the_plain_one_for_single_items_and_the_sandwich_for_
 
 
 def test_clusters_keep_their_promises_where_items_do_not() -> None:
-    """No difference, items of a cluster all alike: at 5 % the clustered test errs in about 5 % of 200 draws, the other in far more."""
+    """No difference, items of a cluster all alike: at 5 % the clustered test errs in about 5 % of 100 draws, the other in far more."""
     draw = np.random.default_rng(11)
     alike = clustered = covered = 0
-    for _ in range(200):
+    for _ in range(100):
         by_cluster = draw.choice([-1.0, 0.0, 1.0], size=20)
         b = np.repeat(by_cluster, 8) / 2 + 0.5
         a = np.full(160, 0.5)
@@ -105,9 +105,9 @@ def test_clusters_keep_their_promises_where_items_do_not() -> None:
         clustered += together.p_value <= 0.05
         low, high = together.interval(alpha=0.05)
         covered += low <= 0 <= high
-    assert alike > 60
-    assert clustered <= 20
-    assert covered >= 175
+    assert alike > 30
+    assert clustered <= 12
+    assert covered >= 86
 
 
 def test_the_detectable_difference_is_detected_in_four_of_five() -> None:
@@ -116,8 +116,8 @@ def test_the_detectable_difference_is_detected_in_four_of_five() -> None:
     base -= base.mean()
     delta = graded([0.5] * 200, (0.5 + base).tolist()).detectable(alpha=0.05)
     assert delta is not None
-    found = [graded([0.5] * 200, (0.5 + delta + draw.choice(base, 200)).tolist()).p_value <= 0.05 for _ in range(150)]
-    assert 0.7 <= np.mean(found) <= 0.9
+    found = [graded([0.5] * 200, (0.5 + delta + draw.choice(base, 200)).tolist()).p_value <= 0.05 for _ in range(80)]
+    assert 0.68 <= np.mean(found) <= 0.92
 
 
 def test_no_difference_anywhere_is_no_certainty() -> None:
