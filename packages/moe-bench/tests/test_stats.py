@@ -20,6 +20,7 @@ from moe_bench.stats import (
     Discordance,
     discordance,
     equivalence_p_value,
+    equivalence_power,
     holm,
     mcnemar_exact,
     minimum_detectable_difference,
@@ -116,6 +117,16 @@ def test_planned_power_is_reached_in_a_simulation(n: int, discordant: float) -> 
     tables = np.random.default_rng(1).multinomial(n, cells, size=3000)
     power = np.mean([mcnemar_exact(Discordance(int(t[0]), int(t[1]), int(t[2]), 0)) <= 0.05 for t in tables])
     assert 0.70 <= power <= 0.82
+
+
+@pytest.mark.parametrize(("n", "discordant"), [(60, 0.0), (200, 0.1), (400, 0.2), (300, 1.0)])
+def test_power_of_equivalence_is_what_a_simulation_shows(n: int, discordant: float) -> None:
+    cells = [1 - discordant, discordant / 2, discordant / 2]
+    tables = np.random.default_rng(3).multinomial(n, cells, size=2000)
+    shown = [equivalence_p_value(Discordance(int(t[0]), int(t[1]), int(t[2]), 0), margin=0.05) <= 0.05 for t in tables]
+    assert equivalence_power(n, discordant=discordant, margin=0.05) == pytest.approx(np.mean(shown), abs=0.04)
+    with pytest.raises(BenchError, match="nothing can be planned"):
+        equivalence_power(n, discordant=discordant, margin=0)
 
 
 def test_no_difference_can_be_planned_from_hardly_any_disagreement() -> None:

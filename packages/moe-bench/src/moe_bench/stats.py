@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from moe_bench.errors import BenchError
 
@@ -117,12 +117,33 @@ def equivalence_p_value(table: Discordance, *, margin: float) -> float:
     return float(max(norm.cdf(z) for z in sides))
 
 
-def _score(ahead: int, behind: int, n: int, margin: float) -> float:
+def _score(ahead: ArrayLike, behind: ArrayLike, n: int, margin: float) -> NDArray[np.float64]:
     """Tango's z of (ahead − behind)/n against the margin, with the estimate of the behind share that the margin allows."""
-    linear = -ahead - behind + (2 * n - ahead + behind) * margin
-    root = math.sqrt(linear * linear + 8 * n * behind * margin * (1 - margin))
+    more, less = np.asarray(ahead, dtype=float), np.asarray(behind, dtype=float)
+    linear = -more - less + (2 * n - more + less) * margin
+    root = np.sqrt(linear * linear + 8 * n * less * margin * (1 - margin))
     share = (root - linear) / (4 * n)
-    return (ahead - behind - n * margin) / math.sqrt(n * (2 * share + margin * (1 - margin)))
+    return np.asarray((more - less - n * margin) / np.sqrt(n * (2 * share + margin * (1 - margin))))
+
+
+def equivalence_power(n: int, *, discordant: float, margin: float, alpha: float = 0.05) -> float:
+    """How probable it is that n pairs show equivalence within ±margin where there is no difference: summed over all tables that count."""
+    from scipy.stats import binom, norm
+
+    if n < 1 or not 0 <= discordant <= 1 or not 0 < margin < 1:
+        raise BenchError(
+            f"{n} pairs, a share of {discordant} discordant, margin {margin}: nothing can be planned from this"
+        )
+    limit, total = float(norm.ppf(alpha)), 0.0
+    spread = 8 * math.sqrt(n * discordant * (1 - discordant)) + 8
+    for differ in range(max(0, int(n * discordant - spread)), min(n, int(n * discordant + spread)) + 1):
+        ahead = np.arange(differ + 1)
+        shown = (_score(ahead, differ - ahead, n, margin) <= limit) & (
+            _score(differ - ahead, ahead, n, margin) <= limit
+        )
+        if shown.any():
+            total += float(binom.pmf(differ, n, discordant) * binom.pmf(ahead[shown], differ, 0.5).sum())
+    return min(1.0, total)
 
 
 def minimum_detectable_difference(

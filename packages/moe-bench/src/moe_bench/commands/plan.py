@@ -21,12 +21,20 @@ from moe_bench.commands import mendable
     help="Share of items on which the two are expected to disagree.",
 )
 @click.option("--power", default=0.8, show_default=True, type=click.FloatRange(0, 1, min_open=True, max_open=True))
+@click.option(
+    "--margin",
+    default=0.05,
+    show_default=True,
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="What counts as equivalent.",
+)
 @click.option("--json", "as_json", is_flag=True)
 @mendable
-def plan(items: int, discordant: float, power: float, as_json: bool) -> None:
+def plan(items: int, discordant: float, power: float, margin: float, as_json: bool) -> None:
     """What a comparison of so many items can see, before anything is run."""
-    from moe_bench.stats import minimum_detectable_difference
+    from moe_bench.stats import equivalence_power, minimum_detectable_difference
 
+    equivalent = equivalence_power(items, discordant=discordant, margin=margin)
     detectable = minimum_detectable_difference(items, discordant=discordant, power=power)
     if as_json:
         values = {
@@ -35,6 +43,8 @@ def plan(items: int, discordant: float, power: float, as_json: bool) -> None:
             "discordant": discordant,
             "power": power,
             "detectable": detectable,
+            "margin": margin,
+            "equivalent": equivalent,
         }
         click.echo(json.dumps(values))
         return
@@ -45,4 +55,7 @@ def plan(items: int, discordant: float, power: float, as_json: bool) -> None:
             if detectable is None
             else f"a difference of {100 * detectable:.1f} points is found with probability {power:.0%}; a smaller one more rarely"
         )
+    )
+    click.echo(
+        f"where there is no difference, equivalence within ±{100 * margin:g} points is shown with probability {equivalent:.0%}"
     )
