@@ -284,7 +284,15 @@ def test_killed_and_interrupted_runs_end_as_the_undisturbed_one(tmp_path: Path) 
     assert whole.returncode == 0, out + err
 
     run = tmp_path / "runs" / "stopped"
-    first = begin(tmp_path, "run", "quick.yaml", *LONGER, "name=stopped")
+    # What a shell starts in the background ignores Ctrl-C, and so does what that starts.
+    first = begin(
+        tmp_path,
+        "run",
+        "quick.yaml",
+        *LONGER,
+        "name=stopped",
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     wait_for_step(run, 9, first)
     first.send_signal(signal.SIGINT)
     out, err = first.communicate(timeout=60)
