@@ -225,6 +225,8 @@ def test_what_the_problem_says_of_a_unit_goes_before_what_is_known() -> None:
         "\\[ 84 = \\frac{1}{2} \\cdot 7 \\cdot h_a \\]",
         "\\[ 2^2 = 1 \\cdot a_3 + 1 \\]",
         "\\[ \\frac{9}{2} \\geq 17abc \\cdot d \\]",
+        "255 blinks / 5 minutes = 459 blinks / x minutes",
+        "After the discount she paid 900 - 100 = $8.",
         "\\(a = 2012_3 = 2 \\cdot 3^3 + 0 \\cdot 3^2 + 1 \\cdot 3^1 + 2 \\cdot 3^0 = 59\\)",
     ],
 )

@@ -112,6 +112,8 @@ def _doubt(text: str, left_tokens: list[Token], right_tokens: list[Token], left:
         return "numbers may be in thousands"
     if ("percent" in near or "%" in near) and abs(ratio - 100) < Fraction(1, 10):
         return "it may be a percentage"
+    if ratio in (100, Fraction(1, 100)) and ("$" in text or re.search(r"\bcents?\b|\bdollars?\b", near)):
+        return "one side may be in cents"
     return ""
 
 
@@ -183,6 +185,15 @@ def _ends_a_phrase(word: Token, number: Token, known: Mapping[str, Fraction]) ->
 def _begins_a_phrase(part: list[Token], place: int, known: Mapping[str, Fraction]) -> bool:
     """Whether an expression can end before this token."""
     token, following = part[place], part[place + 1] if place + 1 < len(part) else None
+    after = part[place + 2] if place + 2 < len(part) else None
+    if (
+        token.kind == "word"
+        and following is not None
+        and after is not None
+        and following.text in {"/", "*"}
+        and len(after.text) == 1
+    ):
+        return after.kind != "word"  # "459 blinks / x minutes" goes on
     if token.kind == "word":
         return (
             token.text not in known
