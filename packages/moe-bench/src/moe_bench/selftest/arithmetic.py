@@ -61,18 +61,22 @@ def aided(data: Path) -> Iterator[Row]:
 
 
 def mr_gsm8k(folder: Path) -> Iterator[Row]:
-    """The first wrong step of solutions to GSM8K's own problems, by people's marks, with the worked solution at hand."""
+    """The first wrong step of solutions to GSM8K's own problems, by people's marks, without and with the worked solution at hand."""
     path = folder / "subset.jsonl"
     if not path.is_file():
         return
     rows = [row for row in read_lines(path) if row["question_type"] == "original"]
-    hits = 0
+    hits = alone = 0
     for row in rows:
         steps, solution = row["model_output_steps"], row["ground_truth_solution"]
         answer = str(row["ground_truth_answer"])
         first = locate(row["question"], steps, answer=answer, solution=solution, kind="number").first_error
         label = int(row["model_output_solution_first_error_step"]) - 1
         hits += first == (None if label < 0 else label)
+        alone += assess(row["question"], steps, _checkers()).first_invalid == label
+    yield Row.share(
+        hits=alone, n=len(rows), checker="arithmetic", data="MR-GSM8K wrong solutions, no reference", metric="wrong steps found",
+    )  # fmt: skip
     yield Row.share(
         hits=hits, n=len(rows), checker="reference", data="MR-GSM8K wrong solutions, with the worked solution", metric="wrong steps found",
     )  # fmt: skip
