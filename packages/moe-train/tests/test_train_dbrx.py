@@ -13,7 +13,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from rich.console import Console
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import tiny_models
 from moe_train import RunConfig, Screen, TrainError, start
@@ -41,6 +41,10 @@ def folder(tmp_path: Path) -> Path:
     ).save_pretrained(where)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(embedded_path() / name, where / name)
+    try:
+        AutoConfig.from_pretrained(where)
+    except ValueError as error:
+        pytest.skip(f"this transformers cannot read back what it writes of DBRX: {error}")
     return where
 
 
