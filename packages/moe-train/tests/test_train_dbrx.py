@@ -36,15 +36,16 @@ def folder(tmp_path: Path) -> Path:
     where = tmp_path / "dbrx"
     vocabulary = json.loads((embedded_path() / "config.json").read_text())["vocab_size"]
     sizes = {"ffn_hidden_size": 64, "moe_num_experts": 4, "moe_top_k": 2, "hidden_size": 64}
-    tiny_models.build(
-        "dbrx", vocab_size=vocabulary, eos_token_id=4, hidden_size=64, d_model=64, ffn_config=sizes
-    ).save_pretrained(where)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copy(embedded_path() / name, where / name)
     try:
+        model = tiny_models.build(
+            "dbrx", vocab_size=vocabulary, eos_token_id=4, hidden_size=64, d_model=64, ffn_config=sizes
+        )
+        model.save_pretrained(where)
         AutoConfig.from_pretrained(where)
     except ValueError as error:
         pytest.skip(f"this transformers cannot read back what it writes of DBRX: {error}")
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(embedded_path() / name, where / name)
     return where
 
 
