@@ -21,6 +21,7 @@ KERNELS = pytest.mark.skipif(
     find_spec("nf4_grouped") is None or find_spec("liger_kernel") is None or find_spec("bitsandbytes") is None,
     reason="needs the extras kernels and quantise",
 )
+FOLDERS = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "moe-router" / "tests")]
 PRODUCT = Product("GPU", 8, (128, 64), True, 512)
 INTERPRETED = """
 import os
@@ -88,6 +89,36 @@ assert float(completion_loss(model, batch, after=After(fused=True)).detach()) ==
 print(json.dumps(found))
 """
 )
+PLAN = (
+    INTERPRETED
+    + """
+sys.path[:0] = sys.argv[1:3]
+from peft import LoraConfig, get_peft_model
+from transformers import MixtralConfig, MixtralForCausalLM
+from test_train_loss import batch_of
+from moe_memprof import RunSpec, estimate
+from moe_memprof.measure import measure_step
+from moe_train.loss import After, completion_loss
+held = ("weights", "LoRA", "optimizer", "gradients")
+found = []
+for dtype in ("float32", "bfloat16"):
+    config = MixtralConfig(
+        vocab_size=32_000, hidden_size=128, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4,
+        num_local_experts=4, num_experts_per_tok=2, head_dim=32,
+    )
+    lora = LoraConfig(r=4, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"])
+    model = get_peft_model(MixtralForCausalLM(config).to(getattr(torch, dtype)), lora)
+    batch = batch_of([1024, 1024], 32_000)
+    measured = measure_step(lambda: completion_loss(model, batch, after=After(fused=True)).backward()).peak
+    spec = RunSpec(
+        config=config.to_dict(), method="lora", dtype=dtype, device="cpu", lora_rank=4, lora_experts=False, sequences=2, length=1024,
+        loss="liger", loss_share=batch.completion_tokens / 2048,
+    )
+    planned = sum(part.bytes for part in estimate(spec).phase("step").parts if not part.name.startswith(held))
+    found.append(planned / measured - 1)
+print(json.dumps(found))
+"""
+)
 
 
 def run(source: str, *arguments: str) -> list[float]:
@@ -109,8 +140,13 @@ def test_packed_products_are_those_of_the_dequantised_weights() -> None:
 
 @KERNELS
 def test_the_fused_loss_and_its_gradients_are_those_in_chunks() -> None:
-    folders = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "moe-router" / "tests")]
-    assert max(run(LOSS, *folders)) < 1e-5
+    assert max(run(LOSS, *FOLDERS)) < 1e-5
+
+
+@KERNELS
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_plan_of_the_fused_loss_is_near_what_it_takes() -> None:
+    assert max(map(abs, run(PLAN, *FOLDERS))) < 0.05
 
 
 def test_the_faster_way_is_taken_and_remembered() -> None:

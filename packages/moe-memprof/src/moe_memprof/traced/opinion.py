@@ -210,6 +210,10 @@ def _notes(
         notes.append(f"layers do not add up evenly: {100 * deviation:+.1f} % at {pattern.depths[0]} layers")
     if spec.method == "qlora":
         notes.append("bitsandbytes' kernels are stood in for by a copy of the weight in 16 bits")
+    if spec.loss == "liger":
+        notes.append(
+            "liger-kernel's chunks are stood in for by chunks of another size: it cannot be traced without a GPU"
+        )
     periods, rest = divmod(pattern.layers - traces[-1].depth, pattern.period)
     if len(traces) == 2 and not rest:
         shallow, deep = (t.trainable for t in traces)

@@ -8,7 +8,7 @@ Shapes: E experts, F columns between, H hidden, T tokens, K experts a token goes
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -54,72 +54,47 @@ class StackedDbrxExperts(_Stacked):
         return flat.view(hidden_states.shape)
 
 
-class _GateUp(ConversionOps):  # type: ignore[misc]  # transformers is untyped here
+Rearrange = Callable[[Sequence[Tensor], int], Sequence[Tensor]]
+"""From a converter's sources, and E, to its targets."""
+
+
+class _Rearranged(ConversionOps):  # type: ignore[misc]  # transformers is untyped here
+    """One layout of the same numbers to another, and back."""
+
+    def __init__(self, there: Rearrange, back: Rearrange) -> None:
+        self.there, self.back = there, back
+
+    def convert(
+        self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **kwargs: Any
+    ) -> dict[str, Any]:
+        found = [input_dict.pop(name) for name in source_patterns]
+        tensors = [tensor[0] if isinstance(tensor, list) else tensor for tensor in found]
+        made = self.there(tensors, int(kwargs["config"].ffn_config.moe_num_experts))
+        return dict(zip(target_patterns, made, strict=True))
+
+    @property
+    def reverse_op(self) -> ConversionOps:
+        return _Rearranged(self.back, self.there)
+
+
+def _stack_gate_up(tensors: Sequence[Tensor], experts: int) -> list[Tensor]:
     """w1 and v1 [E · F, H] to [E, 2F, H]."""
-
-    def convert(
-        self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **kwargs: Any
-    ) -> dict[str, Any]:
-        experts = _experts(kwargs["config"])
-        parts = [_one(input_dict.pop(name)) for name in source_patterns]
-        return {target_patterns[0]: torch.cat([part.view(experts, -1, part.shape[-1]) for part in parts], dim=1)}
-
-    @property
-    def reverse_op(self) -> ConversionOps:
-        return _FromGateUp()
+    return [torch.cat([tensor.view(experts, -1, tensor.shape[-1]) for tensor in tensors], dim=1)]
 
 
-class _FromGateUp(ConversionOps):  # type: ignore[misc]
-    """[E, 2F, H] to w1 and v1."""
-
-    def convert(
-        self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **_: Any
-    ) -> dict[str, Any]:
-        halves = _one(input_dict[source_patterns[0]]).chunk(2, dim=1)
-        return {name: half.reshape(-1, half.shape[-1]) for name, half in zip(target_patterns, halves, strict=True)}
-
-    @property
-    def reverse_op(self) -> ConversionOps:
-        return _GateUp()
+def _flatten_gate_up(tensors: Sequence[Tensor], _: int) -> list[Tensor]:
+    """[E, 2F, H] to w1 and v1 [E · F, H]."""
+    return [half.reshape(-1, half.shape[-1]) for half in tensors[0].chunk(2, dim=1)]
 
 
-class _Down(ConversionOps):  # type: ignore[misc]
+def _stack_down(tensors: Sequence[Tensor], experts: int) -> list[Tensor]:
     """w2 [E · F, H] to [E, H, F]."""
-
-    def convert(
-        self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **kwargs: Any
-    ) -> dict[str, Any]:
-        whole = _one(input_dict[source_patterns[0]])
-        return {
-            target_patterns[0]: whole.view(_experts(kwargs["config"]), -1, whole.shape[-1]).transpose(1, 2).contiguous()
-        }
-
-    @property
-    def reverse_op(self) -> ConversionOps:
-        return _FromDown()
+    return [tensors[0].view(experts, -1, tensors[0].shape[-1]).transpose(1, 2).contiguous()]
 
 
-class _FromDown(ConversionOps):  # type: ignore[misc]
-    """[E, H, F] to w2."""
-
-    def convert(
-        self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **_: Any
-    ) -> dict[str, Any]:
-        stack = _one(input_dict[source_patterns[0]])
-        return {target_patterns[0]: stack.transpose(1, 2).reshape(-1, stack.shape[1])}
-
-    @property
-    def reverse_op(self) -> ConversionOps:
-        return _Down()
-
-
-def _one(tensors: Any) -> Tensor:
-    found: Tensor = tensors[0] if isinstance(tensors, list) else tensors
-    return found
-
-
-def _experts(config: Any) -> int:
-    return int(config.ffn_config.moe_num_experts)
+def _flatten_down(tensors: Sequence[Tensor], _: int) -> list[Tensor]:
+    """[E, H, F] to w2 [E · F, H]."""
+    return [tensors[0].transpose(1, 2).reshape(-1, tensors[0].shape[1])]
 
 
 @contextmanager
@@ -129,8 +104,12 @@ def stacked_dbrx() -> Iterator[None]:
     conversion_mapping.register_checkpoint_conversion_mapping(
         MODEL_TYPE,
         [
-            WeightConverter(["ffn.experts.mlp.w1", "ffn.experts.mlp.v1"], "ffn.experts.gate_up_proj", [_GateUp()]),
-            WeightConverter("ffn.experts.mlp.w2", "ffn.experts.down_proj", [_Down()]),
+            WeightConverter(
+                ["ffn.experts.mlp.w1", "ffn.experts.mlp.v1"],
+                "ffn.experts.gate_up_proj",
+                [_Rearranged(_stack_gate_up, _flatten_gate_up)],
+            ),
+            WeightConverter("ffn.experts.mlp.w2", "ffn.experts.down_proj", [_Rearranged(_stack_down, _flatten_down)]),
         ],
         overwrite=True,
     )
@@ -140,6 +119,5 @@ def stacked_dbrx() -> Iterator[None]:
     finally:
         modeling_dbrx.DbrxExperts = plain
         conversion_mapping._checkpoint_conversion_mapping_cache.pop(MODEL_TYPE)
-        getattr(conversion_mapping, "USER_REGISTERED_MAPPINGS", set()).discard(
-            MODEL_TYPE
-        )  # transformers 5.17 and newer
+        # There from transformers 5.17 on.
+        getattr(conversion_mapping, "USER_REGISTERED_MAPPINGS", set()).discard(MODEL_TYPE)

@@ -93,9 +93,8 @@ class Choices:
                 try:
                     run()  # compiles, and does not count
                     times[way] = statistics.median(time_ms(run) for _ in range(_REPEATS))
-                except (
-                    Exception
-                ) as error:  # a GPU or shape that the kernels do not take: the other way does, and the record says why
+                except Exception as error:
+                    # A GPU or shape that the kernels do not take: the other way does, and the record says why.
                     if way == "dequantise" and not isinstance(error, torch.OutOfMemoryError):
                         raise
                     times[way], reasons[way] = None, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

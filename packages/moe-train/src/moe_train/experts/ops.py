@@ -207,7 +207,7 @@ def _product(x_RI: Tensor, w_EIO: Tensor, offsets_E: Tensor) -> Tensor:
 
 
 def _base_product(x: Tensor, base: Stack, offsets_E: Tensor, *, out: bool) -> Tensor:
-    """X Wᵀ where `out`, else x W. A quantised stack is dequantised whole for as long as it is multiplied, or not at all (`kernels`)."""
+    """The product x Wᵀ where `out`, else x W. A quantised stack is dequantised whole while it is multiplied, or not at all (`kernels`)."""
 
     def dequantised() -> Tensor:
         matrices = base.whole(x.dtype)

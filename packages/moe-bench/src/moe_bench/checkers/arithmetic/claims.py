@@ -186,14 +186,9 @@ def _begins_a_phrase(part: list[Token], place: int, known: Mapping[str, Fraction
     """Whether an expression can end before this token."""
     token, following = part[place], part[place + 1] if place + 1 < len(part) else None
     after = part[place + 2] if place + 2 < len(part) else None
-    if (
-        token.kind == "word"
-        and following is not None
-        and after is not None
-        and following.text in {"/", "*"}
-        and len(after.text) == 1
-    ):
-        return after.kind != "word"  # "459 blinks / x minutes" goes on
+    multiplied = token.kind == "word" and following is not None and following.text in {"/", "*"}
+    if multiplied and after is not None and after.kind == "word" and len(after.text) == 1:
+        return False  # "459 blinks / x minutes" goes on
     if token.kind == "word":
         return (
             token.text not in known
